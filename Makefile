@@ -1,0 +1,135 @@
+# Every target sets up what it needs in .venv, and does nothing where nothing is to be done.
+
+PYTHON ?= python3.10
+OUTPUT ?= build/sample
+PYTEST_ARGS ?=
+LOCK_ARGS ?=
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+.PHONY: run test lint format lock bench clean help
+
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+# The user names the interpreter; uv must not download another one.
+export UV_PYTHON_DOWNLOADS := never
+# TensorFlow is a download of 600 MB: a slow line may stall for longer than uv's half a minute.
+export UV_HTTP_TIMEOUT ?= 300
+# Whatever environment the shell has activated, ours is .venv.
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
+
+FOLDERS := schema modeling components serving pipeline sample
+BIN := .venv/bin
+
+run: .venv/.run-installed  ## run the pipeline on the embedded sample, into OUTPUT (build/sample)
+	@$(BIN)/bert-tfx run --task sample --output "$(OUTPUT)"
+
+test: .venv/.dev-installed  ## run the tests; PYTEST_ARGS="-k vocabulary -x" is passed on
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+lint: .venv/.dev-installed  ## check rules and format (ruff) and types (mypy)
+	@mkdir -p build/mypy/bert_tfx
+	for folder in $(FOLDERS); do ln -sfn "../../../$$folder" "build/mypy/bert_tfx/$$folder"; done
+	failed=
+	$(BIN)/ruff check . || failed="$$failed rules"
+	$(BIN)/ruff format --check . || failed="$$failed format"
+	$(BIN)/python -m mypy || failed="$$failed types"
+	[ -z "$$failed" ] || { echo "lint: failed:$$failed" >&2; exit 1; }
+
+format: .venv/.dev-installed  ## rewrite imports and layout as lint wants them
+	@$(BIN)/ruff check --select I --fix .
+	$(BIN)/ruff format .
+
+lock: .venv/.uv-installed  ## rewrite the lock files from setup.py; LOCK_ARGS=--upgrade for newer releases
+	@$(UV_LOCK) setup.py -c requirements/constraints.txt -o requirements/run.txt
+	$(UV_LOCK) setup.py --extra dev -c requirements/constraints.txt -c requirements/run.txt \
+	    -o requirements/dev.txt
+	echo uv | $(UV_LOCK) - --no-annotate -o requirements/uv.txt
+
+bench: .venv/.dev-installed  ## measure the speed; what is measured, and how, is told in benchmarks/
+	@$(BIN)/python benchmarks/run.py
+
+clean:  ## remove .venv, build and all caches; outputs elsewhere stay
+	@rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help:  ## list the targets
+	@echo "usage: make TARGET"
+	sed -nE 's/^([a-z]+):.*  ## (.*)/  \1\t\2/p' Makefile | expand -t 10
+
+# The set-up. A step that was cut short leaves .venv/.unfinished behind, and an interpreter may have
+# been removed since: .venv is then made anew. Two makes at a time take turns.
+
+HOLD = exec 9<Makefile; flock -n 9 || { echo "set-up: waiting for the other make here" >&2; flock 9; }
+IS_PYTHON_3_10 := -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' >/dev/null 2>&1
+USABLE := $(shell $(HOLD); [ ! -e .venv/.unfinished ] && $(BIN)/python $(IS_PYTHON_3_10) && echo yes)
+# Tried by running it: a pyenv shim can exist and still fail.
+UV_ON_PATH := $(shell uv --version >/dev/null 2>&1 && echo uv)
+UV := $(or $(UV_ON_PATH),$(BIN)/uv)
+ifeq ($(and $(USABLE),$(or $(UV_ON_PATH),$(wildcard $(UV)))),)
+.PHONY: .venv/.uv-installed
+endif
+
+UV_INSTALL = $(UV) pip install --quiet --python $(BIN)/python
+UV_LOCK = $(UV) pip compile --quiet --generate-hashes --custom-compile-command "make lock" \
+    --python-version 3.10 --python-platform x86_64-manylinux_2_28 $(LOCK_ARGS)
+
+define NO_PYTHON
+  The lock files pin TFX 1.16, which installs on Python 3.10 only. To get it:
+    Debian, Ubuntu  apt install python3.10 python3.10-venv  (where it is not packaged: the
+                    deadsnakes PPA on Ubuntu, or one of the next three)
+    pyenv           pyenv install 3.10
+    uv              uv python install 3.10
+    conda           conda create -n python310 python=3.10
+  An interpreter that is not on PATH as python3.10 is named like this:
+    make $(or $(firstword $(MAKECMDGOALS)),run) PYTHON=/path/to/python3.10
+endef
+define NO_VENV
+set-up: $(PYTHON) makes no virtual environment (its message stands above).
+  On Debian and Ubuntu: apt install python3.10-venv
+endef
+export NO_PYTHON NO_VENV
+
+.venv/.uv-installed: requirements/uv.txt
+	@$(HOLD)
+	if [ "$(USABLE)" != yes ]; then
+	  if ! "$(PYTHON)" $(IS_PYTHON_3_10); then
+	    echo "set-up: Python 3.10 is needed; '$(PYTHON)' answers:" \
+	        "$$("$(PYTHON)" --version 2>&1 | sed -n '1s/^bash: line [0-9]*: //;1p')" >&2
+	    echo "$$NO_PYTHON" >&2
+	    exit 1
+	  fi
+	  [ ! -e .venv ] || echo "set-up: .venv is unfinished or has lost its Python: it is made anew"
+	  echo "set-up: making .venv with $$("$(PYTHON)" --version)"
+	  rm -rf .venv
+	  mkdir .venv
+	  touch .venv/.unfinished
+	  "$(PYTHON)" -m venv .venv || { echo "$$NO_VENV" >&2; exit 1; }
+	fi
+	if [ -z "$(UV_ON_PATH)" ]; then
+	  touch .venv/.unfinished
+	  $(BIN)/python -m pip install --quiet --require-hashes -r requirements/uv.txt
+	fi
+	rm -f .venv/.unfinished
+	touch $@
+
+.venv/.run-installed: .venv/.uv-installed requirements/run.txt setup.py pyproject.toml
+	@$(HOLD)
+	touch .venv/.unfinished
+	echo "set-up: installing $$(grep -c == requirements/run.txt) packages from requirements/run.txt" \
+	    "(about 1 GB to download where uv has none of them yet)"
+	$(UV_INSTALL) --require-hashes -r requirements/run.txt
+	$(UV_INSTALL) --no-deps --no-build-isolation -e .
+	rm .venv/.unfinished
+	touch $@
+	echo "set-up: done in $$SECONDS s"
+
+.venv/.dev-installed: .venv/.run-installed requirements/dev.txt
+	@$(HOLD)
+	touch .venv/.unfinished
+	echo "set-up: installing the development tools from requirements/dev.txt"
+	$(UV_INSTALL) --require-hashes -r requirements/dev.txt
+	rm .venv/.unfinished
+	touch $@
+	echo "set-up: done in $$SECONDS s"

@@ -1,0 +1,1 @@
+"""ModelPusher: hands a blessed model to the server, whole or not at all."""

@@ -1,0 +1,1 @@
+"""TSV files of a task to tf.Example records; rows that do not fit are kept with their reason."""

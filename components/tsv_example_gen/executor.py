@@ -1,0 +1,613 @@
+"""Executor of TsvExampleGen: files to rows, rows to tf.Example, the rest to a list of rejects."""
+
+import codecs
+import collections
+import contextlib
+import dataclasses
+import gzip
+import hashlib
+import json
+import os
+import unicodedata
+import uuid
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, NamedTuple, cast
+
+import apache_beam as beam
+import tensorflow as tf
+from absl import logging
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+from google.protobuf import json_format, struct_pb2
+from tfx import types
+from tfx.components.example_gen import write_split
+from tfx.components.util import examples_utils
+from tfx.dsl.components.base import base_beam_executor
+from tfx.dsl.io import fileio
+from tfx.proto import example_gen_pb2
+from tfx.types import artifact_utils, standard_component_specs
+from tfx.utils import proto_utils
+
+from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.tasks import (
+    EVAL,
+    LABEL,
+    SPLITS,
+    TEST,
+    TEXT_A,
+    TEXT_B,
+    TRAIN,
+    Layout,
+    Task,
+    TsvFiles,
+)
+
+# A hundred times what an encoder can see. A longer row is a file with other line ends, and holding
+# it whole could take the worker's memory.
+MAX_ROW_BYTES = 256 * 1024
+
+# The lists are for people who mend files; the driver sorts them in memory.
+MAX_LISTED_REJECTS = 100_000
+MAX_LISTED_ROW_BYTES = 8 * 1024
+
+# A worker sorts a shard in memory.
+SHARD_BYTES = 32 * 1024 * 1024
+
+_REPORT = "report-"
+
+# So many rows, files or labels are named in a message.
+_NAMED = 5
+
+_ESCAPES = str.maketrans(
+    {chr(code): f"\\x{code:02x}" for code in (*range(32), 127)}
+    | {"\t": "\\t", "\n": "\\n", "\r": "\\r"}
+)
+
+Features = dict[str, bytes | int]
+
+
+class Misfit(NamedTuple):
+    """Why a row does not fit.
+
+    Attributes:
+        column: What the file calls the column, empty where the whole row is at fault.
+        reason: What is wrong with it.
+    """
+
+    column: str
+    reason: str
+
+
+class RowParser:
+    """Turns rows of one split's files into features.
+
+    Args:
+        files: The declaration of the columns.
+        labels: The task's labels, in the order of their class indices.
+    """
+
+    def __init__(self, files: TsvFiles, labels: Sequence[str]) -> None:
+        """See the class."""
+        self._features = files.columns
+        self._columns = files.header or files.columns
+        self._labels = {label.encode(): index for index, label in enumerate(labels)}
+        self._known = ", ".join(map(repr, labels[:_NAMED])) + ", ..." * (len(labels) > _NAMED)
+
+    def __call__(self, row: bytes) -> Features | Misfit:
+        r"""Returns a row's features, or why it does not fit.
+
+        Args:
+            row: A line without its line end.
+
+        Returns:
+            Features by name, in the order of the columns: the label as its class index, everything
+            else as the bytes that stand in the file.
+        """
+        if len(row) > MAX_ROW_BYTES:
+            return Misfit("", f"longer than {MAX_ROW_BYTES:,} bytes")
+        fields = row.split(b"\t")
+        if len(fields) != len(self._features):
+            return Misfit(
+                "",
+                f"expected {len(self._features)} columns ({', '.join(self._columns)}), "
+                f"found {len(fields)}",
+            )
+        features: Features = {}
+        for feature, column, field in zip(self._features, self._columns, fields, strict=True):
+            if b"\0" in field:
+                return Misfit(column, "holds a NUL byte")
+            try:
+                text = field.decode("utf-8")
+            except UnicodeDecodeError as error:
+                return Misfit(
+                    column, f"not UTF-8: byte 0x{field[error.start]:02x} at position {error.start}"
+                )
+            if feature == LABEL:
+                index = self._labels.get(field)
+                if index is None:
+                    shown = text if len(text) <= 40 else text[:37] + "..."
+                    return Misfit(column, f"unknown label {shown!r}, known are {self._known}")
+                features[LABEL] = index
+                continue
+            if feature in (TEXT_A, TEXT_B) and not text.strip():
+                return Misfit(column, "the text is empty")
+            features[feature] = field
+        return features
+
+
+def read_lines(file: BinaryIO) -> Iterator[bytes]:
+    r"""Yields the lines of a file, cut at `\n` only, without their line ends (`\n` or `\r\n`).
+
+    A line of more than `MAX_ROW_BYTES` bytes is cut off somewhere behind that length: the rest is
+    read and dropped piece by piece.
+
+    Args:
+        file: The file, at its start; a byte order mark is left out.
+    """
+    first = True
+    # Room for a line end behind the longest row.
+    while line := file.readline(MAX_ROW_BYTES + 2):
+        piece = line
+        while piece and not piece.endswith(b"\n"):
+            piece = file.readline(MAX_ROW_BYTES)
+        line = line.removesuffix(b"\n").removesuffix(b"\r")
+        yield line.removeprefix(codecs.BOM_UTF8) if first else line
+        first = False
+
+
+def read_rows(lines: Iterable[bytes], files: TsvFiles, path: str) -> Iterator[tuple[int, bytes]]:
+    """Yields line numbers (from 1) and rows: what is left of a file without header and blank end.
+
+    Args:
+        lines: The file's lines.
+        files: Declares the header.
+        path: The file, for messages.
+
+    Raises:
+        InputError: If the file is empty or its first line is not the declared header.
+    """
+    number, blank = 0, 0
+    for number, line in enumerate(lines, start=1):
+        if number == 1 and files.header is not None:
+            if problem := files.header_problem(path, line):
+                raise InputError(problem)
+        elif not line:
+            blank += 1
+        else:
+            # Not at the file's end after all, so they are rows.
+            yield from ((blank_number, b"") for blank_number in range(number - blank, number))
+            blank = 0
+            yield number, line
+    if number == 0:
+        raise InputError(f"{path}: the file is empty")
+
+
+def falls_into_eval(texts: Sequence[str], eval_fraction: float) -> bool:
+    """Decides by a hash of its text whether a row of a hash split belongs to eval.
+
+    Texts that differ in nothing but case, width or space are one text, and the order of a pair does
+    not matter, so that no text to evaluate on was trained on.
+
+    Args:
+        texts: The row's texts.
+        eval_fraction: The share of the hash space that is eval's.
+    """
+    keys = (" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in texts)
+    digest = hashlib.sha256("\n".join(sorted(keys)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") < eval_fraction * 2**64
+
+
+def escape(row: bytes) -> str:
+    r"""Returns bytes as one printable TSV field.
+
+    Controls become `\t`, `\n`, `\r` or `\x00`, bytes that are not UTF-8 become `\xff`, and a
+    backslash becomes two.
+    """
+    text = row.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+    return text.translate(_ESCAPES)
+
+
+class _WriteShard(beam.DoFn):
+    """Writes one shard of an output split: a whole file or none, and the same in every run.
+
+    Beam's own sink costs three times as much a record and, on the local runner, Reshuffle leaves
+    rows in the order of the file: sorted by label where the file is.
+    """
+
+    def __init__(self, directory: str, scratch_dir: str, num_shards: int) -> None:
+        self._directory = directory
+        self._scratch_dir = scratch_dir
+        self._num_shards = num_shards
+
+    def process(self, element: tuple[int, Iterable[bytes]]) -> None:
+        """Writes the shard `element`."""
+        shard, ordered = element
+        path = os.path.join(
+            self._directory,
+            f"{write_split.DEFAULT_TF_RECORD_FILE_NAME}-{shard:05d}-of-{self._num_shards:05d}.gz",
+        )
+        # Elsewhere, because every file of the directory is read as records.
+        partial = os.path.join(self._scratch_dir, uuid.uuid4().hex)
+        with tf.io.TFRecordWriter(partial, "GZIP") as writer:
+            for record in sorted(ordered):
+                writer.write(record[4:])
+        fileio.rename(partial, path, overwrite=True)
+
+
+class _WriteReports(beam.DoFn):
+    """Writes one split's reports, by way of files the only thing every runner hands back."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def process(self, element: tuple[str, Iterable[str]]) -> None:
+        """Writes the split and its reports `element`."""
+        split, reports = element
+        partial = os.path.join(self._directory, uuid.uuid4().hex)
+        with fileio.open(partial, "w") as file:
+            for report in reports:
+                file.write(f"{report}\n")
+        fileio.rename(partial, os.path.join(self._directory, _REPORT + split), overwrite=True)
+
+
+@contextlib.contextmanager
+def _open(path: str) -> Iterator[BinaryIO]:
+    """Opens a plain or gzipped file for reading bytes."""
+    # Beam's own gzip reader takes a truncated file for a short one.
+    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+        if path.endswith(".gz"):
+            with gzip.GzipFile(fileobj=file) as unzipped:
+                yield cast(BinaryIO, unzipped)
+        else:
+            yield file
+
+
+class _ReadTsv(beam.DoFn):
+    """Reads the files of one split.
+
+    Yields `(shard, order + record)` tagged with the output split, where `order` is four bytes to
+    sort a shard by and `record` a serialized tf.Example. Yields `(split, report)` untagged, in
+    JSON: one for each rejected row and one for each file, with its counts and the fault that ended
+    it.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        files: TsvFiles,
+        labels: Sequence[str],
+        *,
+        eval_fraction: float | None,
+        num_shards: int,
+    ) -> None:
+        self._split = split
+        self._files = files
+        self._labels = labels
+        self._eval_fraction = eval_fraction
+        self._num_shards = num_shards
+
+    def process(self, element: str) -> Iterator[Any]:
+        """Yields what the file `element` holds."""
+        parse = RowParser(self._files, self._labels)
+        example = tf.train.Example()
+        slots = example.features.feature
+        texts = [name for name in self._files.columns if name in (TEXT_A, TEXT_B)]
+        split = self._split
+        written: collections.Counter[tuple[str, Any]] = collections.Counter()
+        rejected = 0
+        fault = None
+        try:
+            with _open(element) as file:
+                for line, row in read_rows(read_lines(file), self._files, element):
+                    features = parse(row)
+                    if isinstance(features, Misfit):
+                        rejected += 1
+                        if rejected <= MAX_LISTED_REJECTS:
+                            cut = row[:MAX_LISTED_ROW_BYTES]
+                            yield self._report(
+                                file=element,
+                                line=line,
+                                column=features.column,
+                                reason=features.reason,
+                                row=escape(cut) + "..." * (len(cut) < len(row)),
+                            )
+                        continue
+                    if self._eval_fraction is not None:
+                        row_texts = [cast(bytes, features[name]).decode() for name in texts]
+                        held_out = falls_into_eval(row_texts, self._eval_fraction)
+                        split = EVAL if held_out else TRAIN
+                    # Filled anew, not made anew: twice as fast.
+                    for name, value in features.items():
+                        if name == LABEL:
+                            slots[name].int64_list.value[:] = [value]
+                        else:
+                            slots[name].bytes_list.value[:] = [value]
+                    written[split, features.get(LABEL)] += 1
+                    # The same in every run; the line number keeps equal rows apart.
+                    order = zlib.crc32(row, line)
+                    record = order.to_bytes(4, "big") + example.SerializeToString(
+                        deterministic=True
+                    )
+                    yield beam.pvalue.TaggedOutput(split, (order % self._num_shards, record))
+        except InputError as error:
+            fault = str(error)
+        except (OSError, EOFError, zlib.error) as error:
+            fault = f"{element}: cannot be read: {getattr(error, 'strerror', None) or error}"
+        yield self._report(
+            written=[[*key, count] for key, count in written.items()],
+            rejected=rejected,
+            fault=fault,
+        )
+
+    def _report(self, **fields: Any) -> tuple[str, str]:
+        return self._split, json.dumps(fields)
+
+
+class Executor(base_beam_executor.BaseBeamExecutor):
+    """See `component.TsvExampleGen`."""
+
+    def Do(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Ingests the files.
+
+        Args:
+            input_dict: Empty.
+            output_dict: `examples`: the artifact to fill.
+            exec_properties: `input_base` and `input_config` name the files, as the driver resolved
+                them; `custom_config` holds the component's parameters.
+
+        Raises:
+            InputError: See `component.TsvExampleGen`.
+        """
+        self._log_startup(input_dict, output_dict, exec_properties)
+        examples = artifact_utils.get_single_instance(
+            output_dict[standard_component_specs.EXAMPLES_KEY]
+        )
+        parameters = _parameters(exec_properties)
+        task = Task.from_json(parameters["task"])
+        layout = task.layouts[0]
+        examples.split_names = artifact_utils.encode_split_names(list(layout.output_splits))
+        paths = _find_files(exec_properties)
+        scratch_dir = os.path.join(examples.uri, "scratch")
+        fileio.makedirs(scratch_dir)
+
+        with self._make_beam_pipeline() as pipeline:
+            for split, files in layout.splits.items():
+                hashed = layout.hash_split and split == TRAIN
+                targets = (TRAIN, EVAL) if hashed else (split,)
+                num_shards = _num_shards(paths[split])
+                read = _ReadTsv(
+                    split,
+                    files,
+                    task.labels,
+                    eval_fraction=parameters["eval_fraction"] if hashed else None,
+                    num_shards=num_shards,
+                )
+                found = (
+                    pipeline
+                    | f"Files[{split}]" >> beam.Create(paths[split])
+                    | f"Read[{split}]" >> beam.ParDo(read).with_outputs(*targets, main="reports")
+                )
+                _ = (
+                    found.reports
+                    | f"Reports[{split}]" >> beam.GroupByKey()
+                    | f"WriteReports[{split}]" >> beam.ParDo(_WriteReports(scratch_dir))
+                )
+                for target in targets:
+                    directory = artifact_utils.get_split_uri([examples], target)
+                    fileio.makedirs(directory)
+                    _ = (
+                        found[target]
+                        | f"Shard[{target}]" >> beam.GroupByKey()
+                        | f"Write[{target}]"
+                        >> beam.ParDo(_WriteShard(directory, scratch_dir, num_shards))
+                    )
+
+        ingested = _collect(scratch_dir, paths)
+        fileio.rmtree(scratch_dir)
+        _write_rejects(ingested, parameters["rejects_dir"])
+        if problem := _problem(ingested, layout, parameters):
+            # The folder itself stays: the launcher removes it and fails where it is missing.
+            fileio.rmtree(examples.uri)
+            fileio.makedirs(examples.uri)
+            raise InputError(problem)
+
+        examples_utils.set_payload_format(examples, example_gen_pb2.FORMAT_TF_EXAMPLE)
+        examples_utils.set_file_format(
+            examples, write_split.to_file_format_str(example_gen_pb2.FORMAT_TFRECORDS_GZIP)
+        )
+        for split in layout.output_splits:
+            _count(examples, split, ingested, task)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ingested:
+    """What the reports say.
+
+    Attributes:
+        paths: The files of each input split.
+        written: The number of rows by output split and class index (None without label).
+        rejected: The number of rows by input split.
+        rejects: The listed rows by input split, in the order of files and lines.
+        faults: Messages about files that could not be read to their end.
+    """
+
+    paths: Mapping[str, Sequence[str]]
+    written: collections.Counter[tuple[str, int | None]]
+    rejected: collections.Counter[str]
+    rejects: Mapping[str, Sequence[Mapping[str, Any]]]
+    faults: Sequence[str]
+
+    def rows(self, split: str) -> int:
+        """Returns the number of rows written to an output split."""
+        return sum(count for (name, _), count in self.written.items() if name == split)
+
+
+def _parameters(exec_properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the component packed into its custom config."""
+    config = example_gen_pb2.CustomConfig()
+    proto_utils.json_to_proto(exec_properties[standard_component_specs.CUSTOM_CONFIG_KEY], config)
+    parameters = struct_pb2.Struct()
+    config.custom_config.Unpack(parameters)
+    return json_format.MessageToDict(parameters)
+
+
+def _find_files(exec_properties: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Returns the files of each input split, sorted."""
+    config = example_gen_pb2.Input()
+    proto_utils.json_to_proto(exec_properties[standard_component_specs.INPUT_CONFIG_KEY], config)
+    paths = {}
+    for split in config.splits:
+        pattern = os.path.join(
+            exec_properties[standard_component_specs.INPUT_BASE_KEY], split.pattern
+        )
+        paths[split.name] = sorted(fileio.glob(pattern))
+        if not paths[split.name]:
+            raise InputError(f"{pattern}: no such file, although split {split.name!r} needs one")
+    return paths
+
+
+def _num_shards(paths: Sequence[str]) -> int:
+    """Returns into how many files the rows of some files go."""
+    size = 0
+    for path in paths:
+        # A file that vanished is reported by the worker that cannot read it.
+        with contextlib.suppress(OSError):
+            size += FileSystems.get_filesystem(path).size(path)
+    return 1 + size // SHARD_BYTES
+
+
+def _collect(directory: str, paths: Mapping[str, Sequence[str]]) -> _Ingested:
+    """Reads what the workers reported."""
+    written: collections.Counter[tuple[str, int | None]] = collections.Counter()
+    rejected: collections.Counter[str] = collections.Counter()
+    rejects: dict[str, list[dict[str, Any]]] = {split: [] for split in paths}
+    faults = []
+    for split in paths:
+        with fileio.open(os.path.join(directory, _REPORT + split)) as file:
+            for line in file:
+                report = json.loads(line)
+                if "row" in report:
+                    rejects[split].append(report)
+                    continue
+                for target, label, count in report["written"]:
+                    written[target, label] += count
+                rejected[split] += report["rejected"]
+                if report["fault"]:
+                    faults.append(report["fault"])
+    for rows in rejects.values():
+        rows.sort(key=lambda row: (row["file"], row["line"]))
+        del rows[MAX_LISTED_REJECTS:]
+    return _Ingested(paths, written, rejected, rejects, sorted(faults))
+
+
+def _rejects_path(rejects_dir: str, split: str) -> str:
+    return os.path.join(rejects_dir, f"{split}.tsv")
+
+
+def _write_rejects(ingested: _Ingested, rejects_dir: str) -> None:
+    """Writes the lists of rejected rows, each as a whole, and removes those of earlier runs."""
+    for split in SPLITS:
+        path = _rejects_path(rejects_dir, split)
+        rows = ingested.rejects.get(split)
+        if not rows:
+            for stale in filter(fileio.exists, (path, f"{path}.partial")):
+                fileio.remove(stale)
+            continue
+        lines = ["file\tline\tcolumn\treason\trow"]
+        for row in rows:
+            file_field = escape(os.fsencode(row["file"]))
+            lines.append(
+                f"{file_field}\t{row['line']}\t{row['column']}\t{row['reason']}\t{row['row']}"
+            )
+        if unlisted := ingested.rejected[split] - len(rows):
+            lines.append(f"\t\t\t{unlisted:,} more rows were rejected and are not listed\t")
+        fileio.makedirs(rejects_dir)
+        with fileio.open(f"{path}.partial", "wb") as file:
+            file.write("".join(f"{line}\n" for line in lines).encode())
+        fileio.rename(f"{path}.partial", path, overwrite=True)
+    if fileio.exists(rejects_dir) and not fileio.listdir(rejects_dir):
+        fileio.rmtree(rejects_dir)
+
+
+def _problem(ingested: _Ingested, layout: Layout, parameters: Mapping[str, Any]) -> str | None:
+    """Says why the run must stop, or returns None."""
+    if ingested.faults:
+        more = len(ingested.faults) - _NAMED
+        return "\n".join(
+            [*ingested.faults[:_NAMED], *([f"and {more} more files"] if more > 0 else [])]
+        )
+
+    rejected = ingested.rejected.total()
+    read = ingested.written.total() + rejected
+    listed = sum(map(len, ingested.rejects.values()))
+    lists = " and ".join(
+        _rejects_path(parameters["rejects_dir"], split)
+        for split, rows in ingested.rejects.items()
+        if rows
+    )
+    if rejected > parameters["max_rejects"]:
+        named = [row for rows in ingested.rejects.values() for row in rows][:_NAMED]
+        return "\n".join(
+            [
+                f"{rejected:,} of {read:,} rows do not fit, "
+                f"{int(parameters['max_rejects']):,} are allowed:",
+                *(
+                    f"  {row['file']}, line {row['line']}"
+                    f"{', ' * bool(row['column'])}{row['column']}: {row['reason']}"
+                    for row in named
+                ),
+                *(["  ..."] if rejected > len(named) else []),
+                f"{'All' if listed == rejected else f'{listed:,}'} are listed in {lists}. Mend "
+                f"these rows, or go on without them: --max-rejects {rejected}",
+            ]
+        )
+
+    for split in layout.output_splits:
+        if ingested.rows(split):
+            continue
+        source = split if split in ingested.paths else TRAIN
+        files = ", ".join(ingested.paths[source])
+        divided = ingested.rows(TRAIN) + ingested.rows(EVAL) if layout.hash_split else 0
+        if split != TEST and divided:
+            return (
+                f"{files}: none of {divided:,} rows fell into {split}: a hash of their text gives "
+                f"{parameters['eval_fraction']:g} of all texts to {EVAL}. Give more rows, or "
+                f"{TRAIN} and {EVAL} a file each"
+            )
+        if ingested.rejected[source]:
+            return f"{files}: no row is left for {split}: all were rejected, see {lists}"
+        return f"{files}: there is no row for {split}"
+    return None
+
+
+def _count(examples: types.Artifact, split: str, ingested: _Ingested, task: Task) -> None:
+    """Logs one split's counts and sets them as the artifact's properties."""
+    rejected = ingested.rejected[split]
+    of_label = {
+        label: ingested.written[split, index]
+        for index, label in enumerate(task.labels)
+        if (split, None) not in ingested.written
+    }
+    written = ingested.rows(split)
+    counts = {
+        f"rows_read_{split}": written + rejected,
+        f"rows_written_{split}": written,
+        f"rows_rejected_{split}": rejected,
+        **{f"rows_written_{split}_{label}": count for label, count in of_label.items()},
+    }
+    for name, count in counts.items():
+        examples.set_int_custom_property(name, count)
+    logging.info(
+        "%s: %s rows read, %s written (%s), %s rejected",
+        split,
+        f"{written + rejected:,}",
+        f"{written:,}",
+        ", ".join(f"{label}: {count:,}" for label, count in of_label.items()) or "no labels",
+        f"{rejected:,}",
+    )

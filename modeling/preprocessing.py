@@ -1,0 +1,91 @@
+"""Transform adapter: raw text to token ids, in the graph that training and serving share.
+
+TFX reloads this module by its dotted name, so it holds functions only. Everything about text
+happens here and nowhere else.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_data_validation as tfdv
+import tensorflow_transform as tft
+from tensorflow_metadata.proto.v0 import schema_pb2
+
+from bert_tfx.modeling import tokenization
+from bert_tfx.schema.tasks import LABEL, TEXT_A, TEXT_B
+
+TOKEN_IDS = "token_ids"
+SEGMENT_IDS = "segment_ids"
+# Facts about a row's tokens: TFDV turns them into the length quantiles, the unknown rate and the
+# truncation rate, and the evaluation slices by them.
+NUM_TOKENS = "num_tokens"
+NUM_UNKNOWN = "num_unknown"
+NUM_TRUNCATED = "num_truncated"
+
+VOCAB_ASSET = "vocab"
+
+
+def tokenizer_of(custom_config: Mapping[str, Any]) -> tokenization.WordPieceTokenizer:
+    """Makes the tokenizer that a configuration names (`vocab_file`, `lowercase`)."""
+    return tokenization.WordPieceTokenizer(
+        custom_config["vocab_file"], lowercase=custom_config["lowercase"]
+    )
+
+
+def preprocessing_fn(
+    inputs: Mapping[str, tf.Tensor], custom_config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Tokenizes and packs texts (TFX's `preprocessing_fn`).
+
+    Args:
+        inputs: `text_a` and, for pairs, `text_b`: string `[B]`; `label`: int64 `[B]`.
+        custom_config: `vocab_file` (path), `lowercase` (bool), `max_length` (tokens a row at most,
+            special ones included).
+
+    Returns:
+        `token_ids` and, for pairs, `segment_ids`: ragged int64 `[B, (T)]`, never padded here;
+        `num_tokens`, `num_unknown` ([UNK] among the tokens), `num_truncated` (tokens that did not
+        fit) and `label`: int64 `[B]`.
+    """
+    tokenizer = tft.make_and_track_object(lambda: tokenizer_of(custom_config), name="tokenizer")
+    tft.annotate_asset(VOCAB_ASSET, custom_config["vocab_file"])
+    max_length = custom_config["max_length"]
+
+    a = tokenizer.tokenize(inputs[TEXT_A])
+    b = tokenizer.tokenize(inputs[TEXT_B]) if TEXT_B in inputs else None
+    packed = tokenizer.combine(a, b, max_length=max_length)
+
+    token_ids = packed["token_ids"]
+    full_length = a.row_lengths() + 2 if b is None else a.row_lengths() + b.row_lengths() + 3
+    unknown = tf.cast(token_ids == tokenizer.unk_id, tf.int64)
+    outputs = {
+        TOKEN_IDS: tf.cast(token_ids, tf.int64),
+        NUM_TOKENS: token_ids.row_lengths(),
+        NUM_UNKNOWN: tf.reduce_sum(unknown, axis=1),
+        NUM_TRUNCATED: full_length - token_ids.row_lengths(),
+        LABEL: inputs[LABEL],
+    }
+    if b is not None:
+        outputs[SEGMENT_IDS] = tf.cast(packed["segment_ids"], tf.int64)
+    return outputs
+
+
+def stats_options_updater_fn(
+    stats_type: Any, stats_options: tfdv.StatsOptions
+) -> tfdv.StatsOptions:
+    """Has TFDV look at the tokens after the transform as language, not as numbers."""
+    from tfx.components.transform import stats_options_util
+
+    if stats_type != stats_options_util.StatsType.POST_TRANSFORM:
+        return stats_options
+    for feature in stats_options.schema.feature:
+        if feature.name == TOKEN_IDS:
+            domain = feature.natural_language_domain
+            domain.vocabulary = VOCAB_ASSET
+            for token in (tokenization.CLS, tokenization.SEP):
+                constraint = domain.token_constraints.add(string_value=token)
+                constraint.min_per_sequence = 1
+            domain.coverage.excluded_string_tokens.extend([tokenization.CLS, tokenization.SEP])
+            domain.coverage.oov_string_tokens.append(tokenization.UNK)
+    return stats_options

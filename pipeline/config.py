@@ -1,0 +1,241 @@
+"""The configuration of a run: one frozen object, made of a task, a recipe and a few choices."""
+
+import dataclasses
+import json
+import os
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from bert_tfx.modeling.recipes import RECIPES, Recipe
+from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.tasks import TASKS, Layout, Task, own_task, resolve_layout
+
+MODELS = ("bert", "distilbert")
+SIZES = ("tiny", "mini", "small", "medium", "base")
+BEAM_RUNNERS = ("in_memory", "multi_processing")
+
+# The accuracy below which a model is not blessed: well under the published results, and far above
+# what guessing reaches. A task that is not named here must beat guessing by a tenth.
+_MIN_ACCURACY: Mapping[str, float] = {
+    "chnsenticorp": 0.85,
+    "lcqmc": 0.75,
+    "sst2": 0.80,
+    "sample": 0.90,
+}
+_MARGIN_OVER_GUESSING = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that a run depends on.
+
+    Attributes:
+        task: What the rows mean.
+        data_dir: The folder that holds the task's files.
+        output_dir: Where the run's artifacts, metadata and pushed models go.
+        vocab_file: The WordPiece vocabulary, one token a line.
+        lowercase: Whether the vocabulary is uncased.
+        model: `bert` or `distilbert`.
+        size: A name of `SIZES`, for new weights.
+        pretrained: A `.keras` classifier to start from instead, or None.
+        recipe: The hyper-parameters.
+        min_accuracy: Eval accuracy that a model must reach to be pushed.
+        max_regression: By how much its accuracy may lie below that of the last blessed model.
+        max_rejects: Rows that may be left out because they do not fit the task.
+        eval_fraction: Share of the rows that is held out where the task has no eval file.
+        beam_runner: `in_memory`, or `multi_processing` with a worker for each core.
+
+    Raises:
+        InputError: If a value is out of range or a file is missing.
+    """
+
+    task: Task
+    data_dir: str
+    output_dir: str
+    vocab_file: str
+    recipe: Recipe
+    min_accuracy: float
+    lowercase: bool = True
+    model: str = "bert"
+    size: str = "mini"
+    pretrained: str | None = None
+    max_regression: float = 0.01
+    max_rejects: int = 0
+    eval_fraction: float = 0.1
+    beam_runner: str = "in_memory"
+
+    def __post_init__(self) -> None:
+        """Checks the values that no other part checks."""
+        for name, choices in (("model", MODELS), ("size", SIZES), ("beam_runner", BEAM_RUNNERS)):
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    f"{name} must be one of {', '.join(choices)}. Received: {getattr(self, name)!r}"
+                )
+        for name in ("min_accuracy", "max_regression"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} must be in [0, 1]. Received: {getattr(self, name)}")
+        if not 0 < self.eval_fraction < 1:
+            raise InputError(f"eval_fraction must be in (0, 1). Received: {self.eval_fraction}")
+        if self.max_rejects < 0:
+            raise InputError(f"max_rejects must not be negative. Received: {self.max_rejects}")
+        if not os.path.isfile(self.vocab_file):
+            raise InputError(
+                f"{self.vocab_file}: no such file; --vocab names the vocab.txt of the checkpoint"
+            )
+        if self.pretrained is not None and not os.path.isfile(self.pretrained):
+            raise InputError(
+                f"{self.pretrained}: no such file; --pretrained names a classifier.keras"
+            )
+
+    @property
+    def layout(self) -> Layout:
+        """The layout in which the task's files lie in `data_dir` (raises InputError)."""
+        return resolve_layout(self.task, self.data_dir)
+
+    @property
+    def pipeline_name(self) -> str:
+        """The name under which the run's lineage is kept."""
+        return f"bert-tfx-{self.task.name}"
+
+    @property
+    def artifacts_dir(self) -> str:
+        """Where the components' outputs lie."""
+        return os.path.join(self.output_dir, "artifacts")
+
+    @property
+    def metadata_file(self) -> str:
+        """The SQLite file of ML Metadata."""
+        return os.path.join(self.output_dir, "metadata.sqlite")
+
+    @property
+    def serving_dir(self) -> str:
+        """The folder that a model server watches."""
+        return os.path.join(self.output_dir, "serving")
+
+    @property
+    def rejects_dir(self) -> str:
+        """Where rejected rows are kept."""
+        return os.path.join(self.output_dir, "rejects")
+
+    @property
+    def state_dir(self) -> str:
+        """Where an unfinished training waits for the next run."""
+        return os.path.join(self.output_dir, "training_state")
+
+    @property
+    def schema_dir(self) -> str:
+        """Where the task's schema is written."""
+        return os.path.join(self.output_dir, "schema")
+
+    @property
+    def beam_pipeline_args(self) -> list[str]:
+        """Flags that name the Beam engine; without them Beam takes what it happens to find."""
+        return [
+            f"--runner={'FnApiRunner' if self.beam_runner == 'in_memory' else 'DirectRunner'}",
+            f"--direct_running_mode={self.beam_runner}",
+            f"--direct_num_workers={1 if self.beam_runner == 'in_memory' else 0}",
+            # Workers run in this environment. Without a package or an image named, TFX would build
+            # a source distribution of itself for them at the start of each component.
+            "--sdk_container_image=unused",
+        ]
+
+
+def _kinds(dataclass: type) -> dict[str, Any]:
+    """Returns the type of each field, without None."""
+    return {
+        name: next(t for t in typing.get_args(kind) if t is not types.NoneType)
+        if isinstance(kind, types.UnionType)
+        else kind
+        for name, kind in typing.get_type_hints(dataclass).items()
+    }
+
+
+_PATH_OPTIONS = {"data": "data_dir", "output": "output_dir", "vocab": "vocab_file"}
+_RECIPE_OPTIONS = _kinds(Recipe)
+_CONFIG_OPTIONS = {
+    name: kind
+    for name, kind in _kinds(Config).items()
+    if name not in ("task", "recipe", *_PATH_OPTIONS.values())
+} | dict.fromkeys(_PATH_OPTIONS, str)
+
+# What a configuration file and the command line may say, with the kind of value.
+OPTIONS: Mapping[str, Any] = {"task": object, **_CONFIG_OPTIONS, **_RECIPE_OPTIONS}
+
+
+def make_config(options: Mapping[str, Any]) -> Config:
+    """Makes the configuration of a run.
+
+    Args:
+        options: A value for each name in `OPTIONS` that shall not have its default: `task` (the
+            name of a task, or the fields of the user's own, see `own_task`), `data`, `output`,
+            `vocab`, the other fields of `Config` and those of `Recipe`.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        InputError: If an option is unknown, missing, of another kind or out of range.
+    """
+    for name, value in options.items():
+        if name not in OPTIONS:
+            raise InputError(
+                f"unknown option {name!r}; known are {', '.join(sorted(OPTIONS))}"
+            )
+        kind = OPTIONS[name]
+        fits = isinstance(value, (kind, int)) if kind is float else isinstance(value, kind)
+        if not fits or (isinstance(value, bool) and kind not in (bool, object)):
+            raise InputError(f"option {name!r} must be {kind.__name__}. Received: {value!r}")
+    for name in ("task", "data", "output", "vocab"):
+        if name not in options:
+            raise InputError(f"option {name!r} is missing")
+
+    task = _task(options["task"])
+    recipe = dataclasses.replace(
+        RECIPES.get(task.name, Recipe()),
+        **{name: options[name] for name in _RECIPE_OPTIONS if name in options},
+    )
+    guessing = 1 / len(task.labels)
+    fields = {
+        "min_accuracy": _MIN_ACCURACY.get(task.name, guessing + _MARGIN_OVER_GUESSING),
+        **{
+            _PATH_OPTIONS.get(name, name): options[name]
+            for name in _CONFIG_OPTIONS
+            if name in options
+        },
+    }
+    for name in ("data_dir", "output_dir", "vocab_file", "pretrained"):
+        if fields.get(name):
+            # A component may run with another working directory, and lineage should say where.
+            fields[name] = os.path.abspath(os.path.expanduser(fields[name]))
+    return Config(task=task, recipe=recipe, **fields)
+
+
+def _task(value: object) -> Task:
+    if isinstance(value, Mapping):
+        return own_task(value, where="task")
+    if value not in TASKS:
+        raise InputError(
+            f"unknown task {value!r}; known are {', '.join(TASKS)}; your own TSV files become a "
+            "task by --task-file or by --columns and --labels (see bert-tfx run --help)"
+        )
+    return TASKS[str(value)]
+
+
+def load_options(path: str) -> dict[str, Any]:
+    """Reads a configuration file: a JSON object of options.
+
+    Raises:
+        InputError: If it cannot be read or is no JSON object.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            options = json.load(file)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
+    if not isinstance(options, dict):
+        raise InputError(f"{path}: must hold a JSON object of options")
+    return options

@@ -1,0 +1,179 @@
+"""Runs the pipeline on this machine, one component after another, and says how it goes."""
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from typing import TextIO
+
+from ml_metadata.proto import metadata_store_pb2
+from tfx.dsl.compiler import compiler, constants
+from tfx.orchestration import metadata
+from tfx.orchestration.local import runner_utils
+from tfx.orchestration.portable import launcher, runtime_parameter_utils
+from tfx.proto.orchestration import local_deployment_config_pb2, pipeline_pb2
+
+from bert_tfx.pipeline.config import Config
+from bert_tfx.pipeline.pipeline import create_pipeline
+from bert_tfx.schema.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeRun:
+    """One component's part in a run.
+
+    Attributes:
+        name: The component.
+        execution_id: Its execution in ML Metadata.
+        cached: Whether an earlier run's outputs were taken.
+        seconds: Wall time.
+    """
+
+    name: str
+    execution_id: int
+    cached: bool
+    seconds: float
+
+
+class Console(logging.Handler):
+    """Shows which component runs, and the lines that our own modules log meanwhile."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """Writes to `stream`."""
+        super().__init__()
+        self._stream = stream
+        self._line_open = False
+
+    def begin(self, text: str) -> None:
+        """Opens a line."""
+        self._stream.write(f"{text} ... ")
+        self._stream.flush()
+        self._line_open = True
+
+    def end(self, text: str) -> None:
+        """Closes the line, or adds one of its own where others came between."""
+        self._stream.write(text + "\n" if self._line_open else f"        {text}\n")
+        self._stream.flush()
+        self._line_open = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Shows a log line under the component's."""
+        self._stream.write(("\n" if self._line_open else "") + f"        {self.format(record)}\n")
+        self._stream.flush()
+        self._line_open = False
+
+
+def run(config: Config) -> list[NodeRun]:
+    """Runs the pipeline; finished components of earlier runs are not run again.
+
+    Args:
+        config: What to run.
+
+    Returns:
+        What each component did, in order.
+
+    Raises:
+        InputError: If the output folder cannot be used, or a component refuses its input.
+    """
+    console = Console(sys.stdout)
+    logger = logging.getLogger("bert_tfx")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(console)
+    try:
+        with _exclusive(config.output_dir):
+            runs = _run_nodes(config, console)
+            # What a training that was stopped left for the next run; all of them are done now.
+            shutil.rmtree(config.state_dir, ignore_errors=True)
+            return runs
+    finally:
+        logger.removeHandler(console)
+
+
+def _run_nodes(config: Config, console: Console) -> list[NodeRun]:
+    ir = compiler.Compiler().compile(create_pipeline(config))
+    runtime_parameter_utils.substitute_runtime_parameter(
+        ir, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: datetime.datetime.now().isoformat()}
+    )
+    deployment = runner_utils.extract_local_deployment_config(ir)
+    connection = getattr(
+        deployment.metadata_connection_config,
+        deployment.metadata_connection_config.WhichOneof("connection_config"),
+    )
+    runs = []
+    for number, node in enumerate(ir.nodes, start=1):
+        name = node.pipeline_node.node_info.id
+        console.begin(f"[{number:2}/{len(ir.nodes)}] {name}")
+        start = time.monotonic()
+        try:
+            execution_id = _launch(ir, node.pipeline_node, deployment, connection)
+        except BaseException:
+            console.end(f"failed after {time.monotonic() - start:.1f} s")
+            raise
+        seconds = time.monotonic() - start
+        cached = _state(connection, execution_id) == metadata_store_pb2.Execution.CACHED
+        console.end("cached" if cached else f"{seconds:.1f} s")
+        runs.append(NodeRun(name, execution_id, cached, seconds))
+    return runs
+
+
+def _launch(
+    ir: pipeline_pb2.Pipeline,
+    node: pipeline_pb2.PipelineNode,
+    deployment: local_deployment_config_pb2.LocalDeploymentConfig,
+    connection: metadata_store_pb2.ConnectionConfig,
+) -> int:
+    """Runs a component as TFX's LocalDagRunner does; returns its execution's id."""
+    info = launcher.Launcher(
+        pipeline_node=node,
+        mlmd_connection=metadata.Metadata(connection),
+        pipeline_info=ir.pipeline_info,
+        pipeline_runtime_spec=ir.runtime_spec,
+        executor_spec=runner_utils.extract_executor_spec(deployment, node.node_info.id),
+        custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, node.node_info.id),
+    ).launch()
+    # The launcher raises where a component fails, but not where its inputs cannot be found.
+    if info is None or info.execution_id is None:
+        raise RuntimeError(f"{node.node_info.id} did not run: its inputs are not there")
+    if _state(connection, info.execution_id) not in (
+        metadata_store_pb2.Execution.COMPLETE,
+        metadata_store_pb2.Execution.CACHED,
+    ):
+        raise RuntimeError(f"{node.node_info.id} failed; --verbose shows the log")
+    return info.execution_id
+
+
+def _state(
+    connection: metadata_store_pb2.ConnectionConfig, execution_id: int
+) -> "metadata_store_pb2.Execution.State.ValueType":
+    with metadata.Metadata(connection) as handle:
+        (execution,) = handle.store.get_executions_by_id([execution_id])
+    return execution.last_known_state
+
+
+@contextlib.contextmanager
+def _exclusive(output_dir: str) -> Iterator[None]:
+    """Makes the output folder and keeps a second run out of it."""
+    try:
+        os.makedirs(output_dir, exist_ok=True)
+        lock = open(os.path.join(output_dir, ".lock"), "w")  # noqa: SIM115, closed below
+    except OSError as error:
+        raise InputError(
+            f"{output_dir}: cannot be written: {error.strerror}; --output names a folder for the "
+            "run's artifacts"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(
+                f"{output_dir}: another run is using this folder; wait for its end, or name "
+                "another folder by --output"
+            ) from error
+        yield

@@ -1,0 +1,1 @@
+"""The embedded sample: invented bilingual reviews, their vocabulary and their generator."""

@@ -1,0 +1,1 @@
+"""What the data is: feature names, tasks and their file layouts, curated TFDV schemas."""

@@ -1,0 +1,1 @@
+"""The gRPC client and a TF-Serving-compatible server for this machine."""

@@ -1,0 +1,80 @@
+"""Packaging of bert-tfx: the top-level folders are imported as `bert_tfx.<folder>`."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).resolve().parent
+README = ROOT / "README.md"
+
+# Bare `schema` or `pipeline` would collide with other packages on a Beam worker's path.
+FOLDERS = ("schema", "modeling", "components", "serving", "pipeline", "sample")
+
+
+def mapped_packages() -> dict[str, str]:
+    """Maps each import name to its folder, relative to this file.
+
+    Returns:
+        One entry for each folder that holds an `__init__.py`, such as
+        `{"bert_tfx.components.data_gate": "components/data_gate"}`.
+    """
+    packages = {}
+    for folder in FOLDERS:
+        for init in sorted((ROOT / folder).rglob("__init__.py")):
+            path = init.parent.relative_to(ROOT)
+            packages[".".join(("bert_tfx", *path.parts))] = path.as_posix()
+    return packages
+
+
+PACKAGES = mapped_packages()
+
+setup(
+    name="bert-tfx",
+    version="0.1.0",
+    description="From TSV files to a served BERT or DistilBERT text classifier, as a TFX pipeline.",
+    long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.14",
+    packages=list(PACKAGES),
+    package_dir=PACKAGES,
+    package_data={
+        "bert_tfx.schema": ["**/*.pbtxt"],
+        "bert_tfx.sample": ["*.tsv", "vocab.txt", "README.md"],
+        "bert_tfx.components": ["**/*.html", "**/*.css", "**/*.js"],
+    },
+    # The ranges span TFX 1.16 to 1.21; requirements/ pins the one that is tested.
+    install_requires=[
+        "absl-py",
+        "apache-beam>=2.47,<3",
+        "dill",  # undeclared by TensorFlow Transform and tfx-bsl, which import it
+        "grpcio",
+        "keras>=3.12,<4",
+        "ml-metadata>=1.16,<1.22",
+        "numpy>=1.26,<3",
+        "protobuf>=3.20.3,<7",
+        "safetensors>=0.4,<1",
+        "tensorboard>=2.16,<2.22",
+        "tensorflow>=2.16.2,<2.22",
+        "tensorflow-data-validation>=1.16.1,<1.22",
+        "tensorflow-metadata>=1.16.1,<1.22",
+        "tensorflow-model-analysis>=0.47,<0.53",
+        "tensorflow-serving-api>=2.16.1,<2.22",
+        "tensorflow-text>=2.16.1,<2.22",
+        "tensorflow-transform>=1.16,<1.22",
+        "tfx>=1.16,<1.22",
+    ],
+    extras_require={
+        "dev": [
+            "hypothesis",
+            "mypy",
+            "pytest",
+            "pytest-timeout",
+            "pytest-xdist",
+            "ruff",
+            "setuptools",
+            "wheel",
+        ],
+    },
+    entry_points={"console_scripts": ["bert-tfx = bert_tfx.pipeline.cli:main"]},
+)

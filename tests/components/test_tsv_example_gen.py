@@ -1,0 +1,731 @@
+import gzip
+import io
+import itertools
+import os
+import pathlib
+import re
+
+import apache_beam as beam
+import pytest
+import tensorflow as tf
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from ml_metadata.proto import metadata_store_pb2
+from tfx.dsl.components.base import base_beam_executor
+from tfx.orchestration import metadata
+from tfx.orchestration import pipeline as tfx_pipeline
+from tfx.orchestration.local.local_dag_runner import LocalDagRunner
+from tfx.proto import range_config_pb2
+from tfx.types import artifact_utils, standard_artifacts
+
+from bert_tfx.components.tsv_example_gen import executor
+from bert_tfx.components.tsv_example_gen.component import TsvExampleGen
+from bert_tfx.components.tsv_example_gen.executor import Misfit, RowParser, read_lines, read_rows
+from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.tasks import TASKS, Layout, Task, TsvFiles, own_task, resolve_layout
+
+SHARED_DATA = pathlib.Path(__file__).parents[3] / "shared" / "data"
+
+REVIEWS = own_task(
+    {
+        "name": "reviews",
+        "labels": ["bad", "good"],
+        "columns": ["label", "review", "source"],
+        "text_a": "review",
+        "train": "train*.tsv*",
+        "eval": "dev.tsv",
+        "test": "test.tsv",
+        "test_columns": ["source", "review"],
+    },
+    where="here",
+)
+HEADER = b"label\treview\tsource\n"
+PAIRS = own_task(
+    {
+        "name": "pairs",
+        "labels": ["0", "1"],
+        "columns": ["text_a", "text_b", "label"],
+        "header": False,
+        "train": "pairs.tsv",
+    },
+    where="here",
+)
+
+
+def write(folder: pathlib.Path, **files: bytes) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_bytes(content)
+    return str(folder)
+
+
+def resolved(node: TsvExampleGen) -> dict:
+    """Returns the execution properties as the driver hands them on."""
+    return TsvExampleGen.DRIVER_CLASS(None).resolve_exec_properties(
+        dict(node.exec_properties), None, None
+    )
+
+
+def ingest(task: Task, data_dir: str, output: pathlib.Path, *, layout: Layout | None = None, **kw):
+    """Runs the node's driver and executor and returns the artifact."""
+    node = TsvExampleGen(
+        task,
+        layout or resolve_layout(task, data_dir),
+        data_dir,
+        rejects_dir=str(output / "rejects"),
+        **kw,
+    )
+    examples = standard_artifacts.Examples()
+    examples.uri = str(output / "examples")
+    os.makedirs(examples.uri)
+    context = base_beam_executor.BaseBeamExecutor.Context(
+        make_beam_pipeline_fn=lambda: beam.Pipeline(runner=FnApiRunner())
+    )
+    executor.Executor(context).Do({}, {"examples": [examples]}, resolved(node))
+    return examples
+
+
+def dataset(examples: standard_artifacts.Examples, split: str) -> tf.data.TFRecordDataset:
+    paths = sorted(pathlib.Path(artifact_utils.get_split_uri([examples], split)).iterdir())
+    return tf.data.TFRecordDataset([str(path) for path in paths], compression_type="GZIP")
+
+
+def records(examples: standard_artifacts.Examples, split: str) -> list[dict]:
+    """Returns a split's examples as dicts, in the order of the files."""
+    rows = []
+    for raw in dataset(examples, split):
+        features = tf.train.Example.FromString(raw.numpy()).features.feature
+        row = {}
+        for name, feature in features.items():
+            (row[name],) = feature.int64_list.value or feature.bytes_list.value
+        rows.append(row)
+    return rows
+
+
+def counts(examples: standard_artifacts.Examples) -> dict[str, int]:
+    return {
+        name: value.int_value
+        for name, value in examples.mlmd_artifact.custom_properties.items()
+        if name.startswith("rows_")
+    }
+
+
+def files_below(folder: pathlib.Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+# Rows: pure functions.
+
+FILES = TsvFiles("x.tsv", ("text_a", "label", "source"), ("Sentence", "Y", "From"))
+parse = RowParser(FILES, ("bad", "good"))
+
+
+def test_a_row_becomes_features_byte_for_byte():
+    assert parse('a "b" 好 \u2028\u0085 \tgood\t'.encode()) == {
+        "text_a": 'a "b" 好 \u2028\u0085 '.encode(),
+        "label": 1,
+        "source": b"",
+    }
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "reason"),
+    [
+        (b"text\tgood", "", "expected 3 columns (Sentence, Y, From), found 2"),
+        (b"text\tgood\tweb\t", "", "expected 3 columns (Sentence, Y, From), found 4"),
+        (b"", "", "expected 3 columns (Sentence, Y, From), found 1"),
+        (b"text\tfine\tweb", "Y", "unknown label 'fine', known are 'bad', 'good'"),
+        (b"text\tgood \tweb", "Y", "unknown label 'good ', known are 'bad', 'good'"),
+        (b"text\tGOOD\tweb", "Y", "unknown label 'GOOD', known are 'bad', 'good'"),
+        (b"text\t\tweb", "Y", "unknown label '', known are 'bad', 'good'"),
+        (b"text\t" + b"x" * 99 + b"\tweb", "Y", f"unknown label '{'x' * 37}...', known are"),
+        (b"te\xffxt\tgood\tweb", "Sentence", "not UTF-8: byte 0xff at position 2"),
+        (b"\xed\xa0\x80\tgood\tweb", "Sentence", "not UTF-8: byte 0xed at position 0"),
+        (b"text\t\xfe\tweb", "Y", "not UTF-8: byte 0xfe at position 0"),
+        (b"text\tgood\t\xc3", "From", "not UTF-8: byte 0xc3 at position 0"),
+        (b"te\0xt\tgood\tweb", "Sentence", "holds a NUL byte"),
+        (b"text\tgood\t\0", "From", "holds a NUL byte"),
+        (b"\tgood\tweb", "Sentence", "the text is empty"),
+        (" \u3000\u2028".encode() + b"\tgood\tweb", "Sentence", "the text is empty"),
+        (b"x" * (executor.MAX_ROW_BYTES - 8) + b"\tgood\tweb", "", "longer than 262,144 bytes"),
+    ],
+)
+def test_a_row_that_does_not_fit_says_why(row, column, reason):
+    misfit = parse(row)
+    assert isinstance(misfit, Misfit)
+    assert misfit.column == column
+    assert misfit.reason.startswith(reason)
+
+
+def test_the_longest_row_fits():
+    row = b"x" * (executor.MAX_ROW_BYTES - 9) + b"\tgood\tweb"
+    assert len(row) == executor.MAX_ROW_BYTES
+    assert parse(row)["label"] == 1
+
+
+def test_many_labels_are_not_all_named():
+    parser = RowParser(FILES, tuple("abcdefgh"))
+    assert parser(b"text\tz\tweb").reason.endswith("known are 'a', 'b', 'c', 'd', 'e', ...")
+
+
+def test_without_header_features_name_the_columns():
+    parser = RowParser(TsvFiles("x.tsv", ("text_a", "label"), None), ("0", "1"))
+    assert parser(b"text\t7").column == "label"
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\n\r\0")).filter(
+    str.strip
+)
+
+
+@given(rows=st.lists(st.tuples(texts, st.sampled_from(["bad", "good"]), texts)), crlf=st.booleans())
+def test_any_text_survives_the_file(rows, crlf):
+    end = "\r\n" if crlf else "\n"
+    content = "".join("\t".join(row) + end for row in [FILES.header, *rows]).encode()
+    read = [parse(row) for _, row in read_rows(read_lines(io.BytesIO(content)), FILES, "x")]
+    assert read == [
+        {"text_a": text.encode(), "label": ("bad", "good").index(label), "source": source.encode()}
+        for text, label, source in rows
+    ]
+
+
+@given(st.binary().filter(lambda content: not content.startswith(b"\xef\xbb\xbf")))
+def test_lines_end_at_line_feeds_only(content):
+    lines = content.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    expected = [line.removesuffix(b"\r") for line in lines]
+    assert list(read_lines(io.BytesIO(content))) == expected
+
+
+LETTERS = {b"\\": b"\\", b"t": b"\t", b"n": b"\n", b"r": b"\r"}
+ESCAPE = re.compile(rb"\\(?:x([0-9a-f]{2})|(.))")
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])).map(str.encode) | st.binary())
+def test_escaped_bytes_are_one_printable_field(row):
+    field = executor.escape(row)
+    assert not set(field) & {chr(code) for code in (*range(32), 127)}
+
+    def unescaped(match):
+        code, letter = match.groups()
+        return bytes.fromhex(code.decode()) if code else LETTERS[letter]
+
+    # Nothing is lost.
+    assert ESCAPE.sub(unescaped, field.encode()) == row
+
+
+def test_escapes_are_those_of_python():
+    assert executor.escape(b"a\\n\tb\r\n\0\xff") == "a\\\\n\\tb\\r\\n\\x00\\xff"
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        (b"a\nb\n", [(1, b"a"), (2, b"b")]),
+        (b"a\nb", [(1, b"a"), (2, b"b")]),
+        (b"a\nb\r", [(1, b"a"), (2, b"b")]),
+        (b"\xef\xbb\xbfa\n\xef\xbb\xbfb\n", [(1, b"a"), (2, b"\xef\xbb\xbfb")]),
+        (b"a\n\n", [(1, b"a")]),
+        (b"a\r\n\r\n\n", [(1, b"a")]),
+        (b"a\n\n\nb\n\n", [(1, b"a"), (2, b""), (3, b""), (4, b"b")]),
+        (b"a\r\rb\n", [(1, b"a\r\rb")]),
+        (b"\n", []),
+    ],
+)
+def test_rows_are_lines_but_for_a_blank_end(content, rows):
+    files = TsvFiles("x.tsv", ("text_a", "label"), None)
+    assert list(read_rows(read_lines(io.BytesIO(content)), files, "x")) == rows
+
+
+def test_a_giant_line_is_never_held_whole():
+    class Measured(io.BytesIO):
+        longest = 0
+
+        def readline(self, size):
+            line = super().readline(size)
+            self.longest = max(self.longest, len(line))
+            return line
+
+    giant = Measured(b"a\n" + b"x" * 5_000_000 + b"\nb\n")
+    lines = list(read_lines(giant))
+    assert (lines[0], lines[2], len(lines)) == (b"a", b"b", 3)
+    assert executor.MAX_ROW_BYTES < len(lines[1]) <= giant.longest < executor.MAX_ROW_BYTES + 10
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b""])
+@pytest.mark.parametrize("excess", [-1, 0, 1, 2, 3])
+def test_row_length_does_not_count_the_line_end(end, excess):
+    line = b"x" * (executor.MAX_ROW_BYTES + excess)
+    (read, *rest) = read_lines(io.BytesIO(line + end + (b"y\n" if end else b"")))
+    assert (len(read) > executor.MAX_ROW_BYTES) == (excess > 0)
+    assert rest == ([b"y"] if end else [])
+
+
+# The hash split.
+
+
+@given(texts, texts, st.floats(0.01, 0.99))
+def test_equal_texts_fall_on_one_side(a, b, fraction):
+    side = executor.falls_into_eval([a, b], fraction)
+    assert executor.falls_into_eval([b, a], fraction) == side
+    assert executor.falls_into_eval([f" {a}  ", b], fraction) == side
+
+
+def test_case_width_and_space_do_not_make_another_text():
+    variants = ["Ｇｏｏｄ  film", "good film ", "GOOD\u3000FILM"]
+    for number in range(50):
+        sides = {executor.falls_into_eval([f"{v} {number}"], 0.5) for v in variants}
+        assert len(sides) == 1
+
+
+def test_eval_gets_its_share():
+    held_out = sum(executor.falls_into_eval([f"text {n}"], 0.2) for n in range(5000))
+    assert 900 < held_out < 1100
+    # A larger share only adds.
+    for n in range(500):
+        if executor.falls_into_eval([f"text {n}"], 0.2):
+            assert executor.falls_into_eval([f"text {n}"], 0.3)
+
+
+# The node, end to end. One run answers many questions.
+
+TRAIN_A = [f"bad\tfirst {n}\tweb" for n in range(40)]
+TRAIN_B = [f'good\t"second" {n} 好 \tshop' for n in range(30)]
+TRAIN_C = [f"good\tthird\u2028 {n}\tweb" for n in range(30)]
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    root = tmp_path_factory.mktemp("good [1]*")
+    data = write(
+        root / "data",
+        train_a__tsv=HEADER + "\n".join(TRAIN_A).encode(),
+        train_b__tsv=HEADER + ("\n".join(TRAIN_B) + "\n\n").encode(),
+        train_c__tsv__gz=gzip.compress(HEADER + ("\n".join(TRAIN_C) + "\n").encode()),
+        dev__tsv=b"\xef\xbb\xbf" + HEADER.replace(b"\n", b"\r\n") + b"good\tyes\tweb\r\n" * 3,
+        test__tsv=b"source\treview\nweb\tnobody knows\n",
+    )
+    write(root / "rejects", train__tsv=b"of an earlier run\n")
+    return data, root, ingest(REVIEWS, data, root)
+
+
+def test_every_row_of_every_file_is_written(good):
+    _, _, examples = good
+
+    def key(row):
+        return row["text_a"], row["label"], row["source"]
+
+    expected = []
+    for line in TRAIN_A + TRAIN_B + TRAIN_C:
+        label, text, source = line.split("\t")
+        expected.append(
+            {
+                "text_a": text.encode(),
+                "label": int(label == "good"),
+                "source": source.encode(),
+            }
+        )
+    written = records(examples, "train")
+    assert sorted(map(key, written)) == sorted(map(key, expected))
+    assert records(examples, "eval") == [{"text_a": b"yes", "label": 1, "source": b"web"}] * 3
+    assert records(examples, "test") == [{"text_a": b"nobody knows", "source": b"web"}]
+
+
+def test_records_are_shuffled(good):
+    _, _, examples = good
+    labels = [row["label"] for row in records(examples, "train")]
+    changes = sum(a != b for a, b in itertools.pairwise(labels))
+    # The files' order changes once; a fair shuffle changes about 48 times.
+    assert 30 < changes < 66
+
+
+def test_the_artifact_tells_what_it_holds(good):
+    _, root, examples = good
+    assert artifact_utils.decode_split_names(examples.split_names) == ["train", "eval", "test"]
+    assert examples.get_string_custom_property("payload_format") == "FORMAT_TF_EXAMPLE"
+    assert examples.get_string_custom_property("file_format") == "tfrecords_gzip"
+    assert counts(examples) == {
+        "rows_read_train": 100,
+        "rows_written_train": 100,
+        "rows_rejected_train": 0,
+        "rows_written_train_bad": 40,
+        "rows_written_train_good": 60,
+        "rows_read_eval": 3,
+        "rows_written_eval": 3,
+        "rows_rejected_eval": 0,
+        "rows_written_eval_bad": 0,
+        "rows_written_eval_good": 3,
+        "rows_read_test": 1,
+        "rows_written_test": 1,
+        "rows_rejected_test": 0,
+    }
+    assert files_below(root / "examples") == [
+        f"Split-{split}/data_tfrecord-00000-of-00001.gz" for split in ("eval", "test", "train")
+    ]
+
+
+def test_rejects_of_an_earlier_run_are_removed(good):
+    _, root, _ = good
+    assert not (root / "rejects").exists()
+
+
+def test_a_second_run_writes_the_same_bytes(good, tmp_path):
+    data, root, _ = good
+    ingest(REVIEWS, data, tmp_path)
+    for name in files_below(root / "examples"):
+        assert (root / "examples" / name).read_bytes() == (
+            tmp_path / "examples" / name
+        ).read_bytes()
+
+
+BAD_TRAIN = HEADER + (
+    b"good\tfine\tweb\n"
+    b"good\tno source\n"
+    b"\n"
+    b"good\ta\tb\tc\n"
+    b"great\tlabel\tweb\n"
+    b"good\tby\xffte\tweb\n"
+    b"good\tn\0ul\tw\\eb\n"
+    b"good\t \tweb\n" + b"good\t" + b"x" * 1_000_000 + b"\tweb\n"
+    b"bad\tfine too\tweb\n"
+)
+BAD_EVAL = HEADER + b"good\tfine\tweb\ngood\r\nbad\tfine\tweb\n"
+BAD_LINES = [
+    ("3", "", "expected 3 columns (label, review, source), found 2", "good\\tno source"),
+    ("4", "", "expected 3 columns (label, review, source), found 1", ""),
+    ("5", "", "expected 3 columns (label, review, source), found 4", "good\\ta\\tb\\tc"),
+    ("6", "label", "unknown label 'great', known are 'bad', 'good'", "great\\tlabel\\tweb"),
+    ("7", "review", "not UTF-8: byte 0xff at position 2", "good\\tby\\xffte\\tweb"),
+    ("8", "review", "holds a NUL byte", "good\\tn\\x00ul\\tw\\\\eb"),
+    ("9", "review", "the text is empty", "good\\t \\tweb"),
+    ("10", "", "longer than 262,144 bytes", "good\\t" + "x" * (8 * 1024 - 5) + "..."),
+]
+
+
+@pytest.fixture
+def bad_data(tmp_path):
+    return write(tmp_path / "data", train__tsv=BAD_TRAIN, dev__tsv=BAD_EVAL)
+
+
+def test_as_many_rejects_as_allowed_are_listed_and_left_out(bad_data, tmp_path):
+    examples = ingest(REVIEWS, bad_data, tmp_path, max_rejects=9)
+    assert sorted(row["text_a"] for row in records(examples, "train")) == [b"fine", b"fine too"]
+    assert len(records(examples, "eval")) == 2
+    got = counts(examples)
+    assert (got["rows_read_train"], got["rows_rejected_train"], got["rows_written_train"]) == (
+        10,
+        8,
+        2,
+    )
+    assert (got["rows_read_eval"], got["rows_rejected_eval"], got["rows_written_eval"]) == (3, 1, 2)
+
+    assert files_below(tmp_path / "rejects") == ["eval.tsv", "train.tsv"]
+    lines = (tmp_path / "rejects" / "train.tsv").read_text(encoding="utf-8").split("\n")
+    assert lines.pop() == ""
+    assert lines[0].split("\t") == ["file", "line", "column", "reason", "row"]
+    assert [tuple(line.split("\t")) for line in lines[1:]] == [
+        (f"{bad_data}/train.tsv", *fields) for fields in BAD_LINES
+    ]
+    assert (tmp_path / "rejects" / "eval.tsv").read_text().split("\n")[1] == (
+        f"{bad_data}/dev.tsv\t3\t\texpected 3 columns (label, review, source), found 1\tgood"
+    )
+
+
+def test_one_reject_more_than_allowed_stops_the_run(bad_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(executor, "MAX_LISTED_REJECTS", 6)
+    with pytest.raises(InputError) as stopped:
+        ingest(REVIEWS, bad_data, tmp_path, max_rejects=8)
+    train = f"  {bad_data}/train.tsv, line"
+    columns = "expected 3 columns (label, review, source), found"
+    rejects = tmp_path / "rejects"
+    assert str(stopped.value) == "\n".join(
+        [
+            "9 of 13 rows do not fit, 8 are allowed:",
+            f"{train} 3: {columns} 2",
+            f"{train} 4: {columns} 1",
+            f"{train} 5: {columns} 4",
+            f"{train} 6, label: unknown label 'great', known are 'bad', 'good'",
+            f"{train} 7, review: not UTF-8: byte 0xff at position 2",
+            "  ...",
+            f"7 are listed in {rejects}/train.tsv and {rejects}/eval.tsv. Mend these rows, or go "
+            "on without them: --max-rejects 9",
+        ]
+    )
+    assert files_below(tmp_path / "examples") == []
+    lines = (rejects / "train.tsv").read_text(encoding="utf-8").split("\n")
+    assert len(lines) == 1 + 6 + 1 + 1
+    assert lines[-2] == "\t\t\t2 more rows were rejected and are not listed\t"
+
+
+def test_files_that_cannot_be_read_stop_the_run(tmp_path):
+    data = write(
+        tmp_path / "data",
+        train_a__tsv=HEADER + b"good\tfine\tweb\n",
+        train_b__tsv=b"label\ttext\tsource\ngood\tfine\tweb\n",
+        train_c__tsv=b"",
+        train_d__tsv__gz=gzip.compress(HEADER + os.urandom(9999).hex().encode())[:-900],
+        train_e__tsv__gz=b"no gzip\n",
+        dev__tsv=HEADER + b"good\tfine\tweb\nbad\n",
+    )
+    (tmp_path / "data" / "train_f.tsv").mkdir()
+    layout = REVIEWS.layouts[0]
+    layout = Layout(layout.name, {name: layout.splits[name] for name in ("train", "eval")})
+    with pytest.raises(InputError) as stopped:
+        ingest(REVIEWS, data, tmp_path, layout=layout)
+    messages = str(stopped.value).split("\n")
+    assert messages[0] == (
+        f"{data}/train_b.tsv, line 1: expected the header 'label' <tab> 'review' <tab> 'source', "
+        "found 'label' <tab> 'text' <tab> 'source'"
+    )
+    assert messages[1] == f"{data}/train_c.tsv: the file is empty"
+    assert messages[2].startswith(f"{data}/train_d.tsv.gz: cannot be read: Compressed file ended")
+    assert messages[3].startswith(f"{data}/train_e.tsv.gz: cannot be read: Not a gzipped file")
+    assert messages[4] == f"{data}/train_f.tsv: cannot be read: Is a directory"
+    assert len(messages) == 5
+    assert files_below(tmp_path / "examples") == []
+
+
+def test_a_file_that_vanished_is_named(tmp_path):
+    data = write(tmp_path / "data", train__tsv=HEADER + b"good\tfine\tweb\n", dev__tsv=HEADER)
+    layout = resolve_layout(REVIEWS, data)
+    (tmp_path / "data" / "train.tsv").unlink()
+    with pytest.raises(InputError, match=r"data/train\*\.tsv\*: no such file.*'train'"):
+        ingest(REVIEWS, data, tmp_path, layout=layout)
+    (tmp_path / "data" / "train.tsv").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"data: cannot find the files \(train: .*a file is gone"):
+        ingest(REVIEWS, data, tmp_path / "other", layout=layout)
+
+
+@pytest.mark.parametrize(
+    ("dev", "max_rejects", "message"),
+    [
+        (HEADER, 0, "{data}/dev.tsv: there is no row for eval"),
+        (
+            HEADER + b"good\n",
+            1,
+            "{data}/dev.tsv: no row is left for eval: all were rejected, see "
+            "{root}/rejects/eval.tsv",
+        ),
+    ],
+)
+def test_a_split_without_rows_stops_the_run(dev, max_rejects, message, tmp_path):
+    data = write(tmp_path / "data", train__tsv=HEADER + b"good\tfine\tweb\n", dev__tsv=dev)
+    with pytest.raises(InputError) as stopped:
+        ingest(REVIEWS, data, tmp_path, max_rejects=max_rejects)
+    assert str(stopped.value) == message.format(data=data, root=tmp_path)
+    assert files_below(tmp_path / "examples") == []
+
+
+def test_hash_split_keeps_equal_and_swapped_pairs_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(executor, "SHARD_BYTES", 2000)
+    rows = [f"question {n}\tanswer {n}\t{n % 2}" for n in range(100)]
+    rows += [f"answer {n}\tQuestion  {n}\t{n % 2}" for n in range(100)] + rows[:50] + ["no pair"]
+    data = write(tmp_path / "data", pairs__tsv="\n".join(rows).encode())
+    examples = ingest(PAIRS, data, tmp_path, eval_fraction=0.3, max_rejects=1)
+    assert artifact_utils.decode_split_names(examples.split_names) == ["train", "eval"]
+
+    def keys(split):
+        written = records(examples, split)
+        return written, {
+            " ".join(sorted((row["text_a"] + b" " + row["text_b"]).lower().decode().split()))
+            for row in written
+        }
+
+    (train, train_keys), (held_out, eval_keys) = keys("train"), keys("eval")
+    assert not train_keys & eval_keys
+    assert len(train) + len(held_out) == 250
+    assert len(train_keys) + len(eval_keys) == 100
+    assert 15 < len(eval_keys) < 45
+    got = counts(examples)
+    assert (got["rows_read_train"], got["rows_rejected_train"]) == (len(train) + 1, 1)
+    assert (got["rows_read_eval"], got["rows_rejected_eval"]) == (len(held_out), 0)
+    assert len(files_below(tmp_path / "examples" / "Split-train")) > 1
+
+
+def test_hash_split_without_a_row_for_eval_stops_the_run(tmp_path):
+    data = write(tmp_path / "data", pairs__tsv=b"a\tb\t0\nc\td\t1\n")
+    with pytest.raises(InputError) as stopped:
+        ingest(PAIRS, data, tmp_path, eval_fraction=1e-9)
+    assert str(stopped.value).startswith(
+        f"{data}/pairs.tsv: none of 2 rows fell into eval: a hash of their text gives 1e-09 of all"
+    )
+
+
+def test_a_test_split_beside_a_hash_split_is_read_as_it_is(tmp_path):
+    task = own_task(
+        {
+            "name": "own",
+            "labels": ["0", "1"],
+            "columns": ["label", "text_a"],
+            "train": "all.tsv",
+            "test": "test.tsv",
+            "test_columns": ["text_a"],
+        },
+        where="here",
+    )
+    rows = "".join(f"{n % 2}\ttext {n}\n" for n in range(60))
+    data = write(
+        tmp_path / "data",
+        all__tsv=b"label\ttext_a\n" + rows.encode(),
+        test__tsv=b"text_a\ntext 1\n",
+    )
+    examples = ingest(task, data, tmp_path, eval_fraction=0.5)
+    assert artifact_utils.decode_split_names(examples.split_names) == ["train", "eval", "test"]
+    assert records(examples, "test") == [{"text_a": b"text 1"}]
+    assert len(records(examples, "train")) + len(records(examples, "eval")) == 60
+
+
+# The driver: spans and cache keys.
+
+
+@pytest.fixture
+def spans(tmp_path):
+    task = own_task(
+        {
+            "name": "spans",
+            "labels": ["0", "1"],
+            "columns": ["label", "text_a"],
+            "train": "span-{SPAN}/train.tsv",
+            "eval": "span-{SPAN}/dev.tsv",
+        },
+        where="here",
+    )
+    for span in (1, 2, 10):
+        write(
+            tmp_path / f"span-{span}",
+            train__tsv=f"label\ttext_a\n0\ttrain {span}\n".encode(),
+            dev__tsv=f"label\ttext_a\n1\tdev {span}\n".encode(),
+        )
+    return task, tmp_path
+
+
+def test_the_newest_span_is_read(spans):
+    task, root = spans
+    examples = ingest(task, str(root), root / "out")
+    assert records(examples, "train") == [{"label": 0, "text_a": b"train 10"}]
+    assert records(examples, "eval") == [{"label": 1, "text_a": b"dev 10"}]
+
+
+def test_a_range_config_picks_the_span(spans):
+    task, root = spans
+    node = TsvExampleGen(
+        task,
+        resolve_layout(task, str(root)),
+        str(root),
+        rejects_dir="rejects",
+        range_config=range_config_pb2.RangeConfig(
+            static_range=range_config_pb2.StaticRange(start_span_number=2, end_span_number=2)
+        ),
+    )
+    properties = resolved(node)
+    assert properties["span"] == 2
+    assert "span-2/train.tsv" in properties["input_config"]
+
+
+def test_spans_that_do_not_match_are_an_input_error(spans):
+    task, root = spans
+    (root / "span-10" / "dev.tsv").unlink()
+    node = TsvExampleGen(task, resolve_layout(task, str(root)), str(root), rejects_dir="rejects")
+    with pytest.raises(InputError, match=r"train: span-\{SPAN\}/train\.tsv.*same for each split"):
+        resolved(node)
+
+
+def test_what_the_node_reads_and_how_is_part_of_the_cache_key(tmp_path):
+    data = write(tmp_path / "data [1]", train__tsv=HEADER + b"good\tfine\tweb\n", dev__tsv=HEADER)
+    layout = resolve_layout(REVIEWS, data)
+
+    def key(**parameters):
+        node = TsvExampleGen(REVIEWS, layout, data, rejects_dir="rejects", **parameters)
+        return {k: str(v) for k, v in resolved(node).items()}
+
+    plain = key()
+    assert key() == plain
+    assert key(fingerprint="another") != plain
+    assert key(max_rejects=1) != plain
+    assert key(eval_fraction=0.2) != plain
+    (tmp_path / "data [1]" / "dev.tsv").write_bytes(HEADER + b"bad\tmore\tweb\n")
+    assert key()["input_fingerprint"] != plain["input_fingerprint"]
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"max_rejects": -1}, {"eval_fraction": 0.0}, {"eval_fraction": 1.0}]
+)
+def test_parameters_out_of_range_are_refused(parameters):
+    task = TASKS["sst2"]
+    with pytest.raises(InputError, match=rf"{next(iter(parameters))} must"):
+        TsvExampleGen(task, task.layouts[0], "data", rejects_dir="rejects", **parameters)
+
+
+# In a pipeline, as the orchestrator runs it.
+
+
+def test_in_a_pipeline_counts_are_recorded_and_a_second_run_is_cached(tmp_path):
+    data = write(
+        tmp_path / "data",
+        train__tsv=HEADER + b"good\tfine\tweb\n",
+        dev__tsv=HEADER + b"bad\tnot fine\tweb\n",
+    )
+    layout = resolve_layout(REVIEWS, data)
+    connection = metadata.sqlite_metadata_connection_config(str(tmp_path / "metadata.sqlite"))
+    pipeline = tfx_pipeline.Pipeline(
+        pipeline_name="ingest",
+        pipeline_root=str(tmp_path / "artifacts"),
+        metadata_connection_config=connection,
+        components=[TsvExampleGen(REVIEWS, layout, data, rejects_dir=str(tmp_path / "rejects"))],
+        enable_cache=True,
+        # The image is never pulled; where one is named, TFX does not pack itself into an sdist.
+        beam_pipeline_args=["--runner=FnApiRunner", "--sdk_container_image=none"],
+    )
+
+    def live() -> list[metadata_store_pb2.Artifact]:
+        with metadata.Metadata(connection) as handle:
+            artifacts = handle.store.get_artifacts_by_type("Examples")
+        return [a for a in artifacts if a.state == metadata_store_pb2.Artifact.LIVE]
+
+    LocalDagRunner().run(pipeline)
+    (first,) = live()
+    assert first.custom_properties["rows_written_train_good"].int_value == 1
+    assert first.custom_properties["rows_read_eval"].int_value == 1
+    LocalDagRunner().run(pipeline)
+    assert live() == [first]
+
+    # A mistake reaches the caller as it is, and leaves nothing behind.
+    before = files_below(tmp_path / "artifacts")
+    write(tmp_path / "data", train__tsv=HEADER + b"good\tfine\tweb\nbad\n")
+    with pytest.raises(InputError, match="1 of 3 rows do not fit, 0 are allowed"):
+        LocalDagRunner().run(pipeline)
+    assert live() == [first]
+    assert files_below(tmp_path / "artifacts") == before
+    assert files_below(tmp_path / "rejects") == ["train.tsv"]
+
+
+# Real data sets, where they lie beside the project.
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("chnsenticorp", {"train": 9600, "eval": 1200}),
+        ("lcqmc", {"both": 8802}),
+        ("sst2", {"train": 67349, "eval": 872}),
+    ],
+)
+def test_published_data_sets_lose_no_row(name, read, tmp_path):
+    data = SHARED_DATA / name
+    if not data.is_dir():
+        pytest.skip(f"{data} is not there")
+    examples = ingest(TASKS[name], str(data), tmp_path)
+    got = counts(examples)
+    assert got["rows_rejected_train"] == got["rows_rejected_eval"] == 0
+    written = {
+        split: dataset(examples, split).reduce(0, lambda n, _: n + 1).numpy()
+        for split in ("train", "eval")
+    }
+    assert written == {split: got[f"rows_written_{split}"] for split in written}
+    if "both" in read:
+        assert sum(written.values()) == read["both"]
+        assert 0.08 < written["eval"] / read["both"] < 0.12
+    else:
+        assert written == read
