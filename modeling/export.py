@@ -48,7 +48,6 @@ class ServedClassifier(tf.Module):
         labels: Sequence[str],
         is_pair: bool,
     ) -> None:
-        """See the class."""
         super().__init__()
         self.classifier = classifier
         self.transform = transform

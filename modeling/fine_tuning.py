@@ -141,9 +141,7 @@ def fine_tune(
         if step >= total_steps:
             break
         if progress.epoch - progress.best_epoch >= recipe.patience:
-            logger.info(
-                "stopping early: no better eval accuracy in %d epochs", recipe.patience
-            )
+            logger.info("stopping early: no better eval accuracy in %d epochs", recipe.patience)
             break
     state.restore_best()
     logger.info(

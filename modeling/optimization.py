@@ -23,7 +23,6 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
     """
 
     def __init__(self, peak: float, warmup_steps: int, total_steps: int) -> None:
-        """See the class."""
         super().__init__()
         self.peak = peak
         self.warmup_steps = warmup_steps

@@ -79,13 +79,13 @@ def stats_options_updater_fn(
 
     if stats_type != stats_options_util.StatsType.POST_TRANSFORM:
         return stats_options
-    for feature in stats_options.schema.feature:
-        if feature.name == TOKEN_IDS:
-            domain = feature.natural_language_domain
-            domain.vocabulary = VOCAB_ASSET
-            for token in (tokenization.CLS, tokenization.SEP):
-                constraint = domain.token_constraints.add(string_value=token)
-                constraint.min_per_sequence = 1
-            domain.coverage.excluded_string_tokens.extend([tokenization.CLS, tokenization.SEP])
-            domain.coverage.oov_string_tokens.append(tokenization.UNK)
+    schema = stats_options.schema
+    # TFDV sees a ragged tensor's rows under the tensor's name; the schema names its flat values.
+    domain = schema.feature.add(name=TOKEN_IDS, type=schema_pb2.INT).natural_language_domain
+    domain.vocabulary = VOCAB_ASSET
+    for token in (tokenization.CLS, tokenization.SEP, tokenization.UNK):
+        domain.token_constraints.add(string_value=token)
+    domain.coverage.excluded_string_tokens.extend([tokenization.CLS, tokenization.SEP])
+    domain.coverage.oov_string_tokens.append(tokenization.UNK)
+    stats_options.schema = schema
     return stats_options

@@ -57,9 +57,7 @@ class Recipe:
                 f"learning_rate must lie between 0 and 1. Received: {self.learning_rate}"
             )
         if not 0 <= self.warmup_fraction < 1:
-            raise InputError(
-                f"warmup_fraction must be in [0, 1). Received: {self.warmup_fraction}"
-            )
+            raise InputError(f"warmup_fraction must be in [0, 1). Received: {self.warmup_fraction}")
         if self.weight_decay < 0 or self.clip_norm <= 0:
             raise InputError("weight_decay must not be negative and clip_norm must be positive")
 

@@ -81,9 +81,9 @@ def read_vocabulary(vocab_file: str) -> list[str]:
         position[token] = number
     if missing := [token for token in (UNK, CLS, SEP) if token not in position]:
         raise InputError(
-            f"{vocab_file}: {', '.join(missing)} not found in {len(lines)} lines; a BERT vocabulary "
-            "holds [UNK], [CLS] and [SEP] on lines of their own: name the vocab.txt that came with "
-            "the checkpoint"
+            f"{vocab_file}: {', '.join(missing)} not found in {len(lines)} lines; a BERT "
+            "vocabulary holds [UNK], [CLS] and [SEP] on lines of their own: name the vocab.txt "
+            "that came with the checkpoint"
         )
     return list(position)
 
@@ -105,7 +105,6 @@ class WordPieceTokenizer(tf.Module):
     """
 
     def __init__(self, vocab_file: str, lowercase: bool = True) -> None:
-        """See the class."""
         super().__init__()
         vocabulary = read_vocabulary(vocab_file)
         self.lowercase = lowercase
@@ -131,7 +130,11 @@ class WordPieceTokenizer(tf.Module):
         Returns:
             int32 `[B, (tokens)]`: ids, without special tokens.
         """
-        return self._wordpiece.tokenize(self._normalize(tf.convert_to_tensor(texts, tf.string)))
+        texts = _normalize(tf.convert_to_tensor(texts, tf.string), self.lowercase)
+        # Words so long are rare: only a batch that holds one pays for counting characters.
+        suspect = tf.strings.regex_full_match(texts, rf"(?s).*[^ ]{{{_MAX_WORD_CHARS + 1}}}.*")
+        texts = tf.cond(tf.reduce_any(suspect), lambda: _cap_words(texts), lambda: texts)
+        return self._wordpiece.tokenize(texts)
 
     def pack(
         self,
@@ -195,18 +198,31 @@ class WordPieceTokenizer(tf.Module):
             "segment_ids": tf.concat([tf.zeros_like(first), tf.ones_like(second)], axis=1),
         }
 
-    def _normalize(self, texts: tf.Tensor) -> tf.Tensor:
-        """Does `BasicTokenizer.tokenize` up to its split at white space and punctuation."""
-        texts = tf.strings.regex_replace(texts, _DELETED, "")
-        texts = tf.strings.regex_replace(texts, _SPACE, " ")
-        texts = tf.strings.regex_replace(texts, _CJK, r" \0 ")
-        if self.lowercase:
-            texts = tf.strings.lower(texts, encoding="utf-8")
-            texts = tf_text.normalize_utf8(texts, "NFD")
-            texts = tf.strings.regex_replace(texts, r"\p{Mn}", "")
-        # Words so long are rare: only a batch that holds one pays for counting characters.
-        suspect = tf.strings.regex_full_match(texts, rf"(?s).*[^ ]{{{_MAX_WORD_CHARS + 1}}}.*")
-        return tf.cond(tf.reduce_any(suspect), lambda: _cap_words(texts), lambda: texts)
+
+def split_words(texts: tf.Tensor, *, lowercase: bool) -> tf.RaggedTensor:
+    """Splits texts into the words that WordPiece divides further (`BasicTokenizer.tokenize`).
+
+    Args:
+        texts: string `[B]`, UTF-8.
+        lowercase: See `WordPieceTokenizer`.
+
+    Returns:
+        string `[B, (words)]`.
+    """
+    spaced = tf.strings.regex_replace(_normalize(texts, lowercase), _PUNCTUATION, r" \0 ")
+    return tf.strings.split(spaced)
+
+
+def _normalize(texts: tf.Tensor, lowercase: bool) -> tf.Tensor:
+    """Does `BasicTokenizer.tokenize` up to its split at white space and punctuation."""
+    texts = tf.strings.regex_replace(texts, _DELETED, "")
+    texts = tf.strings.regex_replace(texts, _SPACE, " ")
+    texts = tf.strings.regex_replace(texts, _CJK, r" \0 ")
+    if lowercase:
+        texts = tf.strings.lower(texts, encoding="utf-8")
+        texts = tf_text.normalize_utf8(texts, "NFD")
+        texts = tf.strings.regex_replace(texts, r"\p{Mn}", "")
+    return texts
 
 
 def _cap_words(texts: tf.Tensor) -> tf.Tensor:
@@ -218,9 +234,7 @@ def _cap_words(texts: tf.Tensor) -> tf.Tensor:
     return tf.strings.reduce_join(words, axis=1, separator=" ")
 
 
-def _longest_first(
-    len_a: tf.Tensor, len_b: tf.Tensor, room: int
-) -> tuple[tf.Tensor, tf.Tensor]:
+def _longest_first(len_a: tf.Tensor, len_b: tf.Tensor, room: int) -> tuple[tf.Tensor, tf.Tensor]:
     """How many tokens of each text stay: the closed form of `_truncate_seq_pair`.
 
     Cutting one token at a time from the longer text (from the second where both are equal) ends

@@ -137,19 +137,26 @@ def _make_classifier(
     path = config["pretrained"]
     if path is None:
         encoder_class = {"bert": BertEncoder, "distilbert": DistilBertEncoder}[config["model"]]
-        encoder = encoder_class(
-            vocab_size=vocab_size,
-            max_length=max(recipe.max_length, 512),
-            **BERT_SIZES[config["size"]],
-        )
+        size: Mapping[str, Any] = BERT_SIZES[config["size"]]
+        encoder = encoder_class(vocab_size=vocab_size, max_length=recipe.max_length, **size)
         return TextClassifier(encoder, num_labels=num_labels)
-    classifier = keras.models.load_model(path, compile=False)
-    for what, has, needs in (
-        ("tokens in its vocabulary", classifier.encoder.vocab_size, vocab_size),
-        ("labels", classifier.num_labels, num_labels),
+    try:
+        classifier = keras.models.load_model(path, compile=False)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: cannot be loaded as a Keras model: {error}") from error
+    if not isinstance(classifier, TextClassifier):
+        raise InputError(f"{path}: holds a {type(classifier).__name__}, not a TextClassifier")
+    encoder = classifier.encoder
+    for what, has, fits in (
+        ("tokens in its vocabulary", encoder.vocab_size, encoder.vocab_size == vocab_size),
+        ("labels", classifier.num_labels, classifier.num_labels == num_labels),
+        ("positions", encoder.max_length, encoder.max_length >= recipe.max_length),
     ):
-        if has != needs:
-            raise InputError(f"{path}: the classifier has {has} {what}, this run has {needs}")
+        if not fits:
+            raise InputError(
+                f"{path}: the classifier has {has:,} {what}; this run has {vocab_size:,} tokens in "
+                f"its vocabulary, {num_labels} labels and rows of up to {recipe.max_length} tokens"
+            )
     return classifier
 
 

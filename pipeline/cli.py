@@ -173,7 +173,9 @@ def _own_task_fields(given: dict[str, Any], data: str | None) -> dict[str, Any]:
     """Collects the flags that describe the user's own files."""
     missing = [name for name in ("task", "labels", "train") if name not in given]
     if missing:
-        raise InputError(f"--{missing[0]} is missing: your own task needs --task, --labels, --train")
+        raise InputError(
+            f"--{missing[0]} is missing: your own task needs --task, --labels, --train"
+        )
     fields = {
         "name": given["task"],
         "labels": given["labels"].split(","),
@@ -184,7 +186,9 @@ def _own_task_fields(given: dict[str, Any], data: str | None) -> dict[str, Any]:
     if "columns" in given:
         fields["columns"] = given["columns"].split(",")
     elif given["no_header"]:
-        raise InputError("--columns is missing: without a header line only you can name the columns")
+        raise InputError(
+            "--columns is missing: without a header line only you can name the columns"
+        )
     else:
         first = sorted(pathlib.Path(data or ".").glob(given["train"]))
         if not first:

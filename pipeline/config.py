@@ -35,13 +35,14 @@ class Config:
         task: What the rows mean.
         data_dir: The folder that holds the task's files.
         output_dir: Where the run's artifacts, metadata and pushed models go.
-        vocab_file: The WordPiece vocabulary, one token a line.
         lowercase: Whether the vocabulary is uncased.
         model: `bert` or `distilbert`.
         size: A name of `SIZES`, for new weights.
         pretrained: A `.keras` classifier to start from instead, or None.
         recipe: The hyper-parameters.
         min_accuracy: Eval accuracy that a model must reach to be pushed.
+        vocab_file: The WordPiece vocabulary, one token a line, or None where it is to be learned
+            from the rows to train on.
         max_regression: By how much its accuracy may lie below that of the last blessed model.
         max_rejects: Rows that may be left out because they do not fit the task.
         eval_fraction: Share of the rows that is held out where the task has no eval file.
@@ -54,9 +55,9 @@ class Config:
     task: Task
     data_dir: str
     output_dir: str
-    vocab_file: str
     recipe: Recipe
     min_accuracy: float
+    vocab_file: str | None = None
     lowercase: bool = True
     model: str = "bert"
     size: str = "mini"
@@ -80,13 +81,18 @@ class Config:
             raise InputError(f"eval_fraction must be in (0, 1). Received: {self.eval_fraction}")
         if self.max_rejects < 0:
             raise InputError(f"max_rejects must not be negative. Received: {self.max_rejects}")
-        if not os.path.isfile(self.vocab_file):
+        if self.vocab_file is not None and not os.path.isfile(self.vocab_file):
             raise InputError(
                 f"{self.vocab_file}: no such file; --vocab names the vocab.txt of the checkpoint"
             )
         if self.pretrained is not None and not os.path.isfile(self.pretrained):
             raise InputError(
                 f"{self.pretrained}: no such file; --pretrained names a classifier.keras"
+            )
+        if self.pretrained is not None and self.vocab_file is None:
+            raise InputError(
+                f"{self.pretrained}: its vocabulary is missing: --vocab names the vocab.txt that "
+                "the classifier was trained with"
             )
 
     @property
@@ -180,14 +186,12 @@ def make_config(options: Mapping[str, Any]) -> Config:
     """
     for name, value in options.items():
         if name not in OPTIONS:
-            raise InputError(
-                f"unknown option {name!r}; known are {', '.join(sorted(OPTIONS))}"
-            )
+            raise InputError(f"unknown option {name!r}; known are {', '.join(sorted(OPTIONS))}")
         kind = OPTIONS[name]
         fits = isinstance(value, (kind, int)) if kind is float else isinstance(value, kind)
         if not fits or (isinstance(value, bool) and kind not in (bool, object)):
             raise InputError(f"option {name!r} must be {kind.__name__}. Received: {value!r}")
-    for name in ("task", "data", "output", "vocab"):
+    for name in ("task", "data", "output"):
         if name not in options:
             raise InputError(f"option {name!r} is missing")
 

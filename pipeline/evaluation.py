@@ -59,8 +59,8 @@ def eval_config(
             config_pb2.MetricConfig(
                 class_name="SparseCategoricalAccuracy",
                 config=f'{{"name": "{ACCURACY}"}}',
-                # The empty specification is the slice of all rows. A plain `threshold` would be held
-                # against every slice, however few its rows.
+                # The empty specification is the slice of all rows. A plain `threshold` would be
+                # held against every slice, however few its rows.
                 per_slice_thresholds=[
                     config_pb2.PerSliceMetricThreshold(
                         slicing_specs=[config_pb2.SlicingSpec()], threshold=threshold

@@ -21,6 +21,7 @@ from tfx.proto.orchestration import local_deployment_config_pb2, pipeline_pb2
 
 from bert_tfx.pipeline.config import Config
 from bert_tfx.pipeline.pipeline import create_pipeline
+from bert_tfx.pipeline.vocabulary import learned_vocabulary
 from bert_tfx.schema.errors import InputError
 
 
@@ -97,6 +98,8 @@ def run(config: Config) -> list[NodeRun]:
 
 
 def _run_nodes(config: Config, console: Console) -> list[NodeRun]:
+    if config.vocab_file is None:
+        config = dataclasses.replace(config, vocab_file=learned_vocabulary(config))
     ir = compiler.Compiler().compile(create_pipeline(config))
     runtime_parameter_utils.substitute_runtime_parameter(
         ir, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: datetime.datetime.now().isoformat()}

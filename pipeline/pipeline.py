@@ -19,6 +19,7 @@ from bert_tfx.components.tsv_example_gen.component import TsvExampleGen
 from bert_tfx.pipeline.config import Config
 from bert_tfx.pipeline.evaluation import eval_config
 from bert_tfx.pipeline.fingerprint import file_fingerprint, source_fingerprint
+from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import EVAL, LABEL, TEXT_A, TEXT_B, TRAIN
 from bert_tfx.schema.tfdv_schema import write_task_schema
 
@@ -42,8 +43,10 @@ def create_pipeline(
         The pipeline, for any TFX orchestrator.
 
     Raises:
-        InputError: If the task's files are missing or do not fit it.
+        InputError: If the task's files are missing or do not fit it, or no vocabulary is named.
     """
+    if config.vocab_file is None:
+        raise InputError("a vocabulary is missing: --vocab names the vocab.txt of the checkpoint")
     task, layout = config.task, config.layout
     unlabelled = [split for split, files in layout.splits.items() if not files.labelled]
 
@@ -60,9 +63,7 @@ def create_pipeline(
     examples = example_gen.outputs["examples"]
 
     # The data is held against the task's schema before anything learns from it.
-    import_schema = ImportSchemaGen(
-        schema_file=write_task_schema(task, layout, config.schema_dir)
-    )
+    import_schema = ImportSchemaGen(schema_file=write_task_schema(task, layout, config.schema_dir))
     schema = import_schema.outputs["schema"]
     statistics_gen = StatisticsGen(examples=examples, schema=schema)
     example_validator = ExampleValidator(

@@ -6,11 +6,15 @@ import resource
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import tensorflow_data_validation as tfdv
 import tensorflow_model_analysis as tfma
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
+from tensorflow_metadata.proto.v0 import statistics_pb2
 from tfx.orchestration.metadata import sqlite_metadata_connection_config
 
+from bert_tfx.modeling.preprocessing import NUM_TOKENS, NUM_TRUNCATED, TOKEN_IDS
+from bert_tfx.modeling.tokenization import CLS
 from bert_tfx.pipeline.config import Config
 from bert_tfx.pipeline.evaluation import ACCURACY
 from bert_tfx.pipeline.local_runner import NodeRun
@@ -59,6 +63,7 @@ def summarize(config: Config, runs: Sequence[NodeRun]) -> Summary:
             f"Rows        {split}: {counts['read']:,} read, {counts['written']:,} written, "
             f"{counts['rejected']:,} rejected"
         )
+    lines += _token_lines(outputs["Transform"]["post_transform_stats"].uri)
     lines += _evaluation_lines(
         config, outputs["Evaluator"]["evaluation"].uri, majority=_majority(config, examples)
     )
@@ -85,6 +90,27 @@ def _table(runs: Sequence[NodeRun]) -> list[str]:
     ]
     total = sum(run.seconds for run in runs)
     return [*rows, f"{'all':{width}}  {'':7}{total:8.1f} s"]
+
+
+def _token_lines(statistics_uri: str) -> list[str]:
+    """Says what TFDV counted after the transform, over the rows to train and evaluate on."""
+    statistics = tfdv.load_stats_binary(os.path.join(statistics_uri, "FeatureStats.pb"))
+    features = {feature.path.step[0]: feature for feature in statistics.datasets[0].features}
+    rows = statistics.datasets[0].num_examples
+
+    lengths = features[NUM_TOKENS].num_stats
+    deciles = next(h for h in lengths.histograms if h.type == h.QUANTILES).buckets
+    cut = 1 - features[NUM_TRUNCATED].num_stats.num_zeros / rows
+    language = statistics_pb2.NaturalLanguageStatistics()
+    features[TOKEN_IDS].custom_stats[0].any.Unpack(language)
+    cls = next(t for t in language.token_statistics if t.string_token == CLS)
+    exactly_one = cls.per_sequence_min_frequency == cls.per_sequence_max_frequency == 1
+    return [
+        f"Tokens      {lengths.mean:.1f} a row, median {lengths.median:.0f}, 90% up to "
+        f"{deciles[-1].low_value:.0f}, longest {lengths.max:.0f}; {cut:.1%} of the rows cut",
+        f"            {1 - language.feature_coverage:.2%} unknown; "
+        + ("one [CLS] in every row" if exactly_one else "NOT one [CLS] in every row"),
+    ]
 
 
 def _evaluation_lines(config: Config, evaluation: str, *, majority: float) -> list[str]:

@@ -15,7 +15,6 @@ Which half of a contrast decides is the one rule a reader has to know: what come
 """
 
 # The Chinese tables hold full-width punctuation, which is what the rule would replace.
-# ruff: noqa: RUF001
 
 import random
 import re
@@ -1269,7 +1268,9 @@ DECORATION_SHARES: dict[str, tuple[dict[str, float], ...]] = {
 ANY_SUBJECT_SHARE = 0.2
 
 # Words that a writer shouts rather than others.
-SHOUTED = frozenset("not never very really so simply truly rather but neither".split())
+SHOUTED = frozenset(
+    ["not", "never", "very", "really", "so", "simply", "truly", "rather", "but", "neither"]
+)
 NUMERIC_SLOT = re.compile(r"\{(n|room|time|price)\}")
 FULL_WIDTH_DIGITS = str.maketrans("0123456789", "０１２３４５６７８９")
 
@@ -1476,9 +1477,7 @@ def _short_core(
             text = _verdict(rng, language, positive=positive)
         else:
             aspect = rng.choice(domain.aspects)
-            text = _any_clause(
-                rng, language, domain, aspect, positive=positive, negation_share=0.3
-            )
+            text = _any_clause(rng, language, domain, aspect, positive=positive, negation_share=0.3)
         length = len(text.split()) if language.space else len(text) + 1
         if least <= length <= greatest:
             return [text]
@@ -1624,9 +1623,7 @@ def _text(rng: random.Random, code: str, plan: _Plan, *, positive: bool) -> str:
 
 def _plans(rng: random.Random, code: str, size: int) -> list[_Plan]:
     """Plans for ``size`` rows of one language and label, with exact shares of everything."""
-    kinds = [
-        kind for kind, share in KIND_SHARES[code].items() for _ in range(round(share * size))
-    ]
+    kinds = [kind for kind, share in KIND_SHARES[code].items() for _ in range(round(share * size))]
     kinds += ["plain"] * (size - len(kinds))
     decorations: list[set[str]] = [set() for _ in kinds]
     decorable = [number for number, kind in enumerate(kinds) if kind != "short"]
@@ -1740,9 +1737,7 @@ def build_vocabulary(texts: Iterable[str]) -> list[str]:
         for character in word[1:]:
             characters["##" + character] += count
         endings.update("##" + word[-length:] for length in SUFFIX_LENGTHS if len(word) > length + 1)
-    frequent = [
-        word for word, count in words.items() if len(word) > 1 and count >= MIN_WORD_COUNT
-    ]
+    frequent = [word for word, count in words.items() if len(word) > 1 and count >= MIN_WORD_COUNT]
     return [
         *SPECIAL_TOKENS,
         *sorted(piece for piece, count in characters.items() if count >= MIN_CHARACTER_COUNT),

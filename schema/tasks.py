@@ -429,7 +429,8 @@ def resolve_layout(task: Task, data_dir: str) -> Layout:
         present = {s: f for s, f in candidate.splits.items() if f.find(data_dir)}
         if (TRAIN in present) == (EVAL in present):
             continue
-        present[TRAIN] = present.pop(EVAL, None) or present[TRAIN]
+        if EVAL in present:
+            present[TRAIN] = present.pop(EVAL)
         misfits = _misfits(data_dir, present)
         if not misfits:
             return Layout(candidate.name, present, hash_split=True)

@@ -1,10 +1,9 @@
 """Finds the model that a candidate is compared with."""
 
+import ml_metadata as mlmd
 from tfx import types
 from tfx.components.evaluator import constants
 from tfx.dsl.components.common import resolver
-
-import ml_metadata as mlmd
 
 MODEL = "model"
 BLESSING = "model_blessing"

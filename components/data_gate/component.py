@@ -61,7 +61,6 @@ class DataGate(base_component.BaseComponent):
         unlabelled_splits: Sequence[str],
         fingerprint: str,
     ) -> None:
-        """See the class."""
         super().__init__(
             DataGateSpec(
                 statistics=statistics,

@@ -23,9 +23,7 @@ REPORT_FILE = "report.json"
 _ANOMALIES_FILE = "SchemaDiff.pb"
 
 
-def label_counts(
-    statistics: statistics_pb2.DatasetFeatureStatistics, task: Task
-) -> dict[str, int]:
+def label_counts(statistics: statistics_pb2.DatasetFeatureStatistics, task: Task) -> dict[str, int]:
     """Returns the rows of each label, zeros included, in the order of the classes."""
     counts = dict.fromkeys(task.labels, 0)
     for feature in statistics.features:
@@ -52,9 +50,7 @@ def split_problems(split: str, rows: int, labels: dict[str, int]) -> list[str]:
     return []
 
 
-def anomaly_problems(
-    split: str, rows: int, anomalies: anomalies_pb2.Anomalies
-) -> list[str]:
+def anomaly_problems(split: str, rows: int, anomalies: anomalies_pb2.Anomalies) -> list[str]:
     """Puts the anomalies of a split into words."""
     return [
         f"split {split!r} ({rows:,} rows), field {name!r}: {info.description} Mend the file, or "
@@ -66,7 +62,7 @@ def anomaly_problems(
 class Executor(base_executor.BaseExecutor):
     """Reads statistics and anomalies, writes the report, raises where there are problems."""
 
-    def Do(  # noqa: N802, the name is TFX's
+    def Do(
         self,
         input_dict: dict[str, list[types.Artifact]],
         output_dict: dict[str, list[types.Artifact]],

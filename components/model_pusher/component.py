@@ -27,7 +27,6 @@ class ModelPusher(Pusher):
     def __init__(
         self, *, model: types.BaseChannel, model_blessing: types.BaseChannel, base_directory: str
     ) -> None:
-        """See the class."""
         super().__init__(
             model=model,
             model_blessing=model_blessing,

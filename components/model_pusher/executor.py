@@ -77,7 +77,7 @@ def _sync(folder: str) -> None:
 class Executor(tfx_pusher.Executor):
     """Pushes atomically; how it reads the blessing and marks its output is TFX's."""
 
-    def Do(  # noqa: N802, the name is TFX's
+    def Do(
         self,
         input_dict: dict[str, list[types.Artifact]],
         output_dict: dict[str, list[types.Artifact]],
@@ -97,8 +97,6 @@ class Executor(tfx_pusher.Executor):
             return
         destination = pusher_pb2.PushDestination()
         proto_utils.json_to_proto(exec_properties["push_destination"], destination)
-        version, path = push(
-            self.GetModelPath(input_dict), destination.filesystem.base_directory
-        )
+        version, path = push(self.GetModelPath(input_dict), destination.filesystem.base_directory)
         self._MarkPushed(pushed_model, pushed_destination=path, pushed_version=str(version))
         logging.info("pushed version %d to %s", version, path)

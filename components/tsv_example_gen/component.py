@@ -15,7 +15,7 @@ from tfx.utils import proto_utils
 
 from bert_tfx.components.tsv_example_gen import executor
 from bert_tfx.schema.errors import InputError
-from bert_tfx.schema.tasks import TRAIN, Layout, Task
+from bert_tfx.schema.tasks import SPLITS, Layout, Task
 
 
 class Driver(driver.FileBasedDriver):
@@ -130,12 +130,12 @@ class TsvExampleGen(base.FileBasedExampleGen):
         custom_config = example_gen_pb2.CustomConfig(custom_config=any_pb2.Any())
         custom_config.custom_config.Pack(parameters)
         splits = [
-            example_gen_pb2.Input.Split(name=split, pattern=files.pattern)
-            # TFX takes the span from the first split.
-            for split, files in sorted(layout.splits.items(), key=lambda item: item[0] != TRAIN)
+            example_gen_pb2.Input.Split(name=split, pattern=layout.splits[split].pattern)
+            for split in SPLITS
+            if split in layout.splits
         ]
         super().__init__(
-            # TFX joins this to the patterns and globs the whole.
+            # TFX joins it to the patterns and globs the whole.
             input_base=glob.escape(data_dir),
             input_config=example_gen_pb2.Input(splits=splits),
             output_config=example_gen_pb2.Output(),

@@ -88,7 +88,6 @@ class RowParser:
     """
 
     def __init__(self, files: TsvFiles, labels: Sequence[str]) -> None:
-        """See the class."""
         self._features = files.columns
         self._columns = files.header or files.columns
         self._labels = {label.encode(): index for index, label in enumerate(labels)}
@@ -252,7 +251,7 @@ class _WriteReports(beam.DoFn):
 
 
 @contextlib.contextmanager
-def _open(path: str) -> Iterator[BinaryIO]:
+def open_file(path: str) -> Iterator[BinaryIO]:
     """Opens a plain or gzipped file for reading bytes."""
     # Beam's own gzip reader takes a truncated file for a short one.
     with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
@@ -298,7 +297,7 @@ class _ReadTsv(beam.DoFn):
         rejected = 0
         fault = None
         try:
-            with _open(element) as file:
+            with open_file(element) as file:
                 for line, row in read_rows(read_lines(file), self._files, element):
                     features = parse(row)
                     if isinstance(features, Misfit):

@@ -9,7 +9,7 @@ import apache_beam as beam
 import pytest
 import tensorflow as tf
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.components.base import base_beam_executor
@@ -51,6 +51,10 @@ PAIRS = own_task(
     },
     where="here",
 )
+
+
+# A machine may be busy with other things.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def write(folder: pathlib.Path, **files: bytes) -> str:
@@ -179,6 +183,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\
 )
 
 
+@unhurried
 @given(rows=st.lists(st.tuples(texts, st.sampled_from(["bad", "good"]), texts)), crlf=st.booleans())
 def test_any_text_survives_the_file(rows, crlf):
     end = "\r\n" if crlf else "\n"
@@ -190,6 +195,7 @@ def test_any_text_survives_the_file(rows, crlf):
     ]
 
 
+@unhurried
 @given(st.binary().filter(lambda content: not content.startswith(b"\xef\xbb\xbf")))
 def test_lines_end_at_line_feeds_only(content):
     lines = content.split(b"\n")
@@ -203,6 +209,7 @@ LETTERS = {b"\\": b"\\", b"t": b"\t", b"n": b"\n", b"r": b"\r"}
 ESCAPE = re.compile(rb"\\(?:x([0-9a-f]{2})|(.))")
 
 
+@unhurried
 @given(st.text(st.characters(exclude_categories=["Cs"])).map(str.encode) | st.binary())
 def test_escaped_bytes_are_one_printable_field(row):
     field = executor.escape(row)
@@ -266,6 +273,7 @@ def test_row_length_does_not_count_the_line_end(end, excess):
 # The hash split.
 
 
+@unhurried
 @given(texts, texts, st.floats(0.01, 0.99))
 def test_equal_texts_fall_on_one_side(a, b, fraction):
     side = executor.falls_into_eval([a, b], fraction)

@@ -1,0 +1,76 @@
+"""The vocabulary of a run that names none: learned from the rows to train on."""
+
+import hashlib
+import logging
+import os
+import pathlib
+from collections.abc import Iterator
+
+from bert_tfx.components.tsv_example_gen.executor import (
+    Misfit,
+    RowParser,
+    falls_into_eval,
+    open_file,
+    read_lines,
+    read_rows,
+)
+from bert_tfx.modeling.vocabulary import learn_vocabulary
+from bert_tfx.pipeline.config import Config
+from bert_tfx.pipeline.fingerprint import file_fingerprint, source_fingerprint
+from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.tasks import TRAIN
+
+logger = logging.getLogger(__name__)
+
+_SIZE = 8000
+
+
+def learned_vocabulary(config: Config) -> str:
+    """Learns a WordPiece vocabulary from a run's training rows.
+
+    Args:
+        config: The run; rows that do not fit its task are passed over here.
+
+    Returns:
+        The path of the vocabulary, below the run's output folder. The same rows have the same path,
+        and what lies there already is not learned again.
+
+    Raises:
+        InputError: If the training files cannot be read or hold no text.
+    """
+    paths = config.layout.splits[TRAIN].find(config.data_dir)
+    parts = [source_fingerprint(__name__), str(config.lowercase), *map(file_fingerprint, paths)]
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+    path = pathlib.Path(config.output_dir) / "vocabulary" / key / "vocab.txt"
+    if not path.exists():
+        logger.info("no --vocab and no checkpoint: learning a vocabulary from the training rows")
+        tokens = learn_vocabulary(_texts(config), lowercase=config.lowercase, size=_SIZE)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
+        partial.rename(path)
+        logger.info("%d tokens in %s", len(tokens), path)
+    return os.fspath(path)
+
+
+def _texts(config: Config) -> Iterator[str]:
+    """Yields the texts to train on."""
+    task, layout = config.task, config.layout
+    files = layout.splits[TRAIN]
+    parse = RowParser(files, task.labels)
+    empty = True
+    for path in files.find(config.data_dir):
+        with open_file(path) as file:
+            for _, row in read_rows(read_lines(file), files, path):
+                features = parse(row)
+                if isinstance(features, Misfit):
+                    continue
+                texts = [bytes(features[name]).decode() for name in task.text_features]
+                if not (layout.hash_split and falls_into_eval(texts, config.eval_fraction)):
+                    empty = False
+                    yield from texts
+    if empty:
+        raise InputError(
+            f"{', '.join(files.find(config.data_dir))}: no row fits task {task.name}, so there is "
+            "nothing to learn a vocabulary from"
+        )
