@@ -13,7 +13,12 @@ import numpy as np
 
 # A batch is padded to the first of these that holds its longest row: few enough that the shapes a
 # compiler or an allocator sees stay few.
-WIDTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+WIDTHS = (
+    *range(8, 64, 8),
+    *range(64, 128, 16),
+    *range(128, 256, 32),
+    *range(256, 513, 64),
+)
 # Rows are sorted by length within so many batches at a time: enough to have like lengths together,
 # few enough that batches stay random.
 _BATCHES_SORTED_TOGETHER = 50
@@ -40,26 +45,32 @@ class Rows:
         return len(self.lengths)
 
     @functools.cached_property
+    def _longest(self) -> int:
+        return int(self.lengths.max())
+
+    @functools.cached_property
     def _starts(self) -> np.ndarray:
         """int64 `[rows]`: where each row begins."""
         return np.cumsum(self.lengths) - self.lengths
 
-    def batch(self, indices: np.ndarray, width: int) -> dict[str, np.ndarray]:
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the model's input for some rows.
 
         Args:
             indices: int `[B]`, positions of the rows.
-            width: Tokens to pad to; no row may be longer.
 
         Returns:
-            `token_ids`, `segment_ids`, `padding_mask`: int32 `[B, width]`; the mask is 1 where a
-            token is, and everything is 0 where none is.
+            `token_ids`, `segment_ids`, `padding_mask`: int32 `[B, T]`; the mask is 1 where a token
+            is, and everything is 0 where none is. T is the first of `WIDTHS` that holds the longest
+            of these rows, but never more than the longest of all rows: a model need not have
+            positions beyond that.
         """
+        width = min(padded_width(int(self.lengths[indices].max())), self._longest)
         lengths = self.lengths[indices]
         starts = self._starts[indices]
         positions = np.arange(width)
-        mask = positions < lengths[:, None]  # [B, width]
-        where = np.where(mask, starts[:, None] + positions, 0)  # [B, width]
+        mask = positions < lengths[:, None]  # [B, T]
+        where = np.where(mask, starts[:, None] + positions, 0)  # [B, T]
         padding_mask = mask.astype(np.int32)
         segments = (
             np.zeros_like(padding_mask)

@@ -27,6 +27,10 @@ _SECONDS_BETWEEN_PROGRESS = 5.0
 _SECONDS_BETWEEN_SAVES = 20.0
 _SAVE_COST_FACTOR = 20.0
 
+Batch = Mapping[str, np.ndarray]
+Predict = Callable[[Batch], np.ndarray]
+TrainStep = Callable[[Batch, np.ndarray], tuple[float, int]]
+
 _STATE_FILE = "state.npz"
 _BEST_FILE = "best.npz"
 
@@ -42,10 +46,16 @@ class Progress:
         best_accuracy: Its eval accuracy.
         best_loss: Its eval loss.
         history: For each finished epoch the `loss`, `accuracy`, `eval_loss`, `eval_accuracy`.
+        rows: Rows seen in the current epoch.
+        loss_sum: The sum of their losses, nats.
+        correct: How many of them were classified correctly.
     """
 
     epoch: int = 0
     step_in_epoch: int = 0
+    rows: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
     best_epoch: int = 0
     best_accuracy: float = -1.0
     best_loss: float = float("inf")
@@ -92,13 +102,8 @@ def fine_tune(
         clip_norm=recipe.clip_norm,
     )
     optimizer.build(model.trainable_variables)
-    model.compile(
-        optimizer=optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-        # On a CPU, XLA costs a minute or more of compiling for each width and gains little.
-        jit_compile=False,
-    )
+    train_step = _train_step(model, optimizer)
+    predict = predictor(model)
     state = _State(model, optimizer, pathlib.Path(state_dir))
     progress = state.restore() or Progress()
     if progress.epoch or progress.step_in_epoch:
@@ -110,12 +115,16 @@ def fine_tune(
 
     report = on_metrics or (lambda step, metrics: None)
     while progress.epoch < recipe.epochs:
-        done = _train_epoch(model, train_rows, recipe, progress, total_steps, state, report)
-        evaluation = evaluate(model, eval_rows)
-        metrics = {**done, **{f"eval_{name}": value for name, value in evaluation.items()}}
+        _train_epoch(train_step, train_rows, recipe, progress, total_steps, state, report)
+        evaluation = evaluate(predict, eval_rows)
+        metrics = {
+            **_means(progress),
+            **{f"eval_{name}": value for name, value in evaluation.items()},
+        }
         progress.history.append(metrics)
         progress.epoch += 1
-        progress.step_in_epoch = 0
+        progress.step_in_epoch = progress.rows = progress.correct = 0
+        progress.loss_sum = 0.0
         better = (evaluation["accuracy"], -evaluation["loss"]) > (
             progress.best_accuracy,
             -progress.best_loss,
@@ -153,12 +162,12 @@ def fine_tune(
     return progress
 
 
-def evaluate(model: keras.Model, rows: batching.Rows) -> dict[str, float]:
+def evaluate(predict: Predict, rows: batching.Rows) -> dict[str, float]:
     """Returns the mean `loss` (cross-entropy, nats) and the `accuracy` over some rows."""
     loss = correct = 0.0
     for indices in batching.evaluation_batches(rows.lengths, _EVAL_BATCH_SIZE):
         labels = rows.labels[indices]
-        logits = predict(model, rows, indices).astype(np.float64)
+        logits = predict(rows.batch(indices)).astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         loss -= log_probabilities[np.arange(len(indices)), labels].sum()
@@ -166,58 +175,112 @@ def evaluate(model: keras.Model, rows: batching.Rows) -> dict[str, float]:
     return {"loss": float(loss / len(rows)), "accuracy": float(correct / len(rows))}
 
 
-def predict(model: keras.Model, rows: batching.Rows, indices: np.ndarray) -> np.ndarray:
-    """Returns the logits of some rows, float32 `[B, classes]`."""
-    width = batching.padded_width(int(rows.lengths[indices].max()))
-    return np.asarray(model.predict_on_batch(rows.batch(indices, width)))
+def predictor(model: keras.Model) -> Predict:
+    """Makes the function that maps a batch to its logits, float32 `[B, classes]`."""
+    if keras.backend.backend() != "tensorflow":
+        return lambda batch: np.asarray(model.predict_on_batch(batch))
+    import tensorflow as tf
+
+    @tf.function(input_signature=[_tensorflow_signature()[0]])
+    def logits(batch: Batch) -> Any:
+        return model(batch, training=False)
+
+    return lambda batch: logits(batch).numpy()
+
+
+def _train_step(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> TrainStep:
+    """Makes the function that learns from a batch and returns its mean loss and correct rows."""
+    loss_fn = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    if keras.backend.backend() != "tensorflow":
+        accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+        model.compile(optimizer=optimizer, loss=loss_fn, metrics=[accuracy])
+
+        def step(batch: Batch, labels: np.ndarray) -> tuple[float, int]:
+            model.reset_metrics()
+            logs = model.train_on_batch(batch, labels, return_dict=True)
+            return float(logs["loss"]), round(float(logs["accuracy"]) * len(labels))
+
+        return step
+    import tensorflow as tf
+
+    # Keras would trace its own step for the first width it meets, then again for all others: twice
+    # the wait, and results that depend on which batch came first after a restart. No XLA: on a CPU
+    # it takes a minute or more to compile each width and gains little.
+    @tf.function(input_signature=_tensorflow_signature())
+    def traced_step(batch: Batch, labels: Any) -> tuple[Any, Any]:
+        with tf.GradientTape() as tape:
+            logits = model(batch, training=True)
+            loss = loss_fn(labels, logits)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply(gradients, model.trainable_variables)
+        predicted = tf.argmax(logits, axis=1, output_type=labels.dtype)
+        return loss, tf.math.count_nonzero(predicted == labels)
+
+    def step(batch: Batch, labels: np.ndarray) -> tuple[float, int]:
+        loss, correct = traced_step(batch, labels)
+        return float(loss), int(correct)
+
+    return step
+
+
+def _tensorflow_signature() -> list[Any]:
+    """Any number of rows and tokens, so that one graph serves all widths."""
+    import tensorflow as tf
+
+    ids = tf.TensorSpec([None, None], tf.int32)
+    names = ("token_ids", "segment_ids", "padding_mask")
+    return [dict.fromkeys(names, ids), tf.TensorSpec([None], tf.int32)]
 
 
 def _train_epoch(
-    model: keras.Model,
+    train_step: TrainStep,
     rows: batching.Rows,
     recipe: Recipe,
     progress: Progress,
     total_steps: int,
     state: "_State",
     report: Callable[[int, Mapping[str, float]], None],
-) -> dict[str, float]:
-    """Takes the steps of an epoch that are still to take; returns its mean loss and accuracy."""
+) -> None:
+    """Takes the steps of an epoch that are still to take."""
     batches = batching.training_batches(
         rows.lengths, recipe.batch_size, seed=recipe.seed, epoch=progress.epoch
     )
     first_step = progress.epoch * len(batches)
     batches = batches[: total_steps - first_step]
-    if not progress.step_in_epoch:
-        model.reset_metrics()
-    # Stays so where the saved state was that of the epoch's last step.
-    logs: dict[str, Any] = {"loss": float("nan"), "accuracy": float("nan")}
-    reported = time.monotonic()
-    reported_step = progress.step_in_epoch
+    reported, reported_step = time.monotonic(), progress.step_in_epoch
     for indices in batches[progress.step_in_epoch :]:
-        width = batching.padded_width(int(rows.lengths[indices].max()))
-        logs = model.train_on_batch(
-            rows.batch(indices, width), rows.labels[indices], return_dict=True
-        )
+        loss, correct = train_step(rows.batch(indices), rows.labels[indices])
         progress.step_in_epoch += 1
+        progress.rows += len(indices)
+        progress.loss_sum += loss * len(indices)
+        progress.correct += correct
         now = time.monotonic()
         if now - reported >= _SECONDS_BETWEEN_PROGRESS:
             rate = (progress.step_in_epoch - reported_step) / (now - reported)
             step = first_step + progress.step_in_epoch
-            report(step, {name: float(value) for name, value in logs.items()})
+            metrics = _means(progress)
+            report(step, metrics)
             logger.info(
                 "epoch %d/%d, step %d/%d: loss %.4f, accuracy %.4f, %.0f rows/s, %s left",
                 progress.epoch + 1,
                 recipe.epochs,
                 progress.step_in_epoch,
                 len(batches),
-                logs["loss"],
-                logs["accuracy"],
+                metrics["loss"],
+                metrics["accuracy"],
                 rate * recipe.batch_size,
                 _clock((total_steps - step) / rate),
             )
             reported, reported_step = now, progress.step_in_epoch
         state.save_if_due(progress)
-    return {name: float(value) for name, value in logs.items()}
+
+
+def _means(progress: Progress) -> dict[str, float]:
+    """Returns the mean loss and the accuracy over the current epoch so far."""
+    return {
+        "loss": progress.loss_sum / progress.rows,
+        "accuracy": progress.correct / progress.rows,
+    }
 
 
 def _clock(seconds: float) -> str:

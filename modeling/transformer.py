@@ -26,9 +26,8 @@ Tensor: TypeAlias = Any
 GELU_KINDS = ("gelu", "gelu_tanh")
 """GELU as x * Phi(x) by erf, and its tanh approximation (arXiv:1606.08415, section 2)."""
 
-# Added to the score of a padded key. exp() of it is exactly 0 in every float type, also after a
-# real score is added to it; yet their sum stays finite in float16, whose largest value is 65,504,
-# so that a row of nothing but padding gives numbers and not NaN.
+# Added to the float32 score of a padded key: exp() of the sum is exactly 0 beside any real key.
+# Finite, unlike -inf, so that a row of nothing but padding gives numbers and not NaN.
 _PADDING_SCORE = -30_000.0
 
 
@@ -44,12 +43,12 @@ def kernel_initializer(stddev: float) -> keras.initializers.Initializer:
     return keras.initializers.TruncatedNormal(stddev=stddev)
 
 
-def check_length(tokens: int | None, max_length: int) -> None:
+def check_length(tokens: int | Tensor, max_length: int) -> None:
     """Raises if a sequence is longer than the table of positions.
 
     Args:
-        tokens: T, or None or a tensor where it is not known before the graph runs; the lookup
-            of the positions then fails by itself.
+        tokens: T, or a tensor where it is not known before the graph runs; the lookup of the
+            positions then fails by itself.
         max_length: Number of positions.
 
     Raises:
@@ -170,7 +169,7 @@ class SelfAttention(keras.layers.Layer):
         query = self._split_heads(self.query_dense(hidden), padding_mask)  # [B, T, H, D]
         key = self._split_heads(self.key_dense(hidden), padding_mask)  # [B, T, H, D]
         query = query * (self.hidden_dim // self.num_heads) ** -0.5
-        # In float32 also under mixed precision: sums of many small numbers.
+        # In float32 also under mixed precision: for the mask's range and the sum in softmax.
         scores = ops.cast(ops.einsum("bthd,bshd->bhts", query, key), "float32")
         padding = 1.0 - ops.cast(padding_mask, "float32")
         return ops.softmax(scores + _PADDING_SCORE * padding[:, None, None, :], axis=-1)

@@ -13,11 +13,26 @@ from collections.abc import Sequence
 from typing import Any
 
 from bert_tfx.pipeline.config import BEAM_RUNNERS, MODELS, OPTIONS, SIZES, load_options, make_config
+from bert_tfx.pipeline.output_lock import exclusive
 from bert_tfx.schema.errors import InputError
-from bert_tfx.schema.tasks import TASKS, read_first_line
+from bert_tfx.schema.tasks import (
+    EVAL,
+    LABEL,
+    TASKS,
+    TEST,
+    TEXT_A,
+    TEXT_B,
+    TRAIN,
+    TsvFiles,
+    load_task,
+    read_first_line,
+)
 
 EXIT_INPUT_ERROR = 2
 EXIT_NOT_BLESSED = 3
+
+# What describes the user's own files on the command line.
+_OWN_TASK = ("labels", "columns", "no_header", TEXT_A, TEXT_B, LABEL, TRAIN, EVAL, TEST)
 
 _SAMPLE = pathlib.Path(__file__).parent.parent / "sample"
 
@@ -78,7 +93,9 @@ def _add_run_options(run: argparse.ArgumentParser) -> None:
     own.add_argument("--task-file", metavar="FILE", help="JSON file of the values below")
     own.add_argument("--labels", metavar="A,B", help="the labels as they stand in the files")
     own.add_argument("--columns", metavar="A,B", help="what the columns hold, in order")
-    own.add_argument("--no-header", action="store_true", help="the first line is a row")
+    own.add_argument(
+        "--no-header", action="store_true", default=None, help="the first line is a row"
+    )
     for feature, what_it_is in (
         ("text_a", "the text"),
         ("text_b", "the second text of pairs"),
@@ -143,12 +160,13 @@ def _run(arguments: argparse.Namespace) -> int:
     config = make_config(_options(arguments))
     # The task's files are looked at before the frameworks load: a wrong path answers at once.
     config.layout  # noqa: B018
-    _quieten(arguments.verbose)
+    with exclusive(config.output_dir):
+        _quieten(arguments.verbose)
 
-    from bert_tfx.pipeline import local_runner
-    from bert_tfx.pipeline.summary import summarize
+        from bert_tfx.pipeline import local_runner
+        from bert_tfx.pipeline.summary import summarize
 
-    summary = summarize(config, local_runner.run(config))
+        summary = summarize(config, local_runner.run(config))
     print(summary.text)
     return 0 if summary.blessed else EXIT_NOT_BLESSED
 
@@ -158,11 +176,15 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     options = load_options(given["config"]) if "config" in given else {}
     options |= {name: given[name] for name in OPTIONS if name in given}
+    own = [name for name in _OWN_TASK if name in given]
     if "task_file" in given:
-        if any(name in given for name in ("labels", "columns")):
-            raise InputError("--task-file and --labels or --columns: give one or the other")
-        options["task"] = load_options(given["task_file"])
-    elif "labels" in given or "columns" in given:
+        if clash := [name for name in ("task", *own) if name in given]:
+            raise InputError(
+                f"--task-file and {_flag(clash[0])}: the file describes the whole task; give one "
+                "or the other"
+            )
+        options["task"] = load_task(given["task_file"])
+    elif own:
         options["task"] = _own_task_fields(given, options.get("data"))
     if options.get("task") == "sample":
         options = {"data": str(_SAMPLE), "vocab": str(_SAMPLE / "vocab.txt"), **options}
@@ -180,21 +202,37 @@ def _own_task_fields(given: dict[str, Any], data: str | None) -> dict[str, Any]:
         "name": given["task"],
         "labels": given["labels"].split(","),
         "train": given["train"],
-        "header": not given["no_header"],
+        "header": "no_header" not in given,
     }
     fields |= {n: given[n] for n in ("text_a", "text_b", "label", "eval", "test") if n in given}
     if "columns" in given:
         fields["columns"] = given["columns"].split(",")
-    elif given["no_header"]:
+    elif "no_header" in given:
         raise InputError(
             "--columns is missing: without a header line only you can name the columns"
         )
     else:
-        first = sorted(pathlib.Path(data or ".").glob(given["train"]))
-        if not first:
-            raise InputError(f"{data}: no file fits --train {given['train']!r}")
-        fields["columns"] = read_first_line(str(first[0])).decode("utf-8", "replace").split("\t")
+        fields["columns"] = _columns_in_header(given["train"], data)
     return fields
+
+
+def _columns_in_header(pattern: str, data: str | None) -> list[str]:
+    """Reads what the first of the files to learn from calls its columns."""
+    if data is None:
+        raise InputError("--data is missing: it names the folder of your TSV files")
+    folder = os.path.expanduser(data)
+    if not os.path.isdir(folder):
+        raise InputError(f"{data}: no such folder; --data names the folder of your TSV files")
+    files = TsvFiles(pattern, (), None).find(folder)
+    if not files:
+        raise InputError(f"{data}: no file fits --train {pattern!r}")
+    header = read_first_line(files[0])
+    if not header:
+        raise InputError(
+            f"{files[0]}: its first line is empty, but must name the columns; where it is a row, "
+            "give --no-header and --columns"
+        )
+    return header.decode("utf-8", "replace").split("\t")
 
 
 def _quieten(verbose: bool) -> None:

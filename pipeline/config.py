@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import types
 import typing
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bert_tfx.modeling.recipes import RECIPES, Recipe
+from bert_tfx.modeling.vocab_file import read_vocabulary
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TASKS, Layout, Task, own_task, resolve_layout
 
@@ -49,7 +51,7 @@ class Config:
         beam_runner: `in_memory`, or `multi_processing` with a worker for each core.
 
     Raises:
-        InputError: If a value is out of range or a file is missing.
+        InputError: If a value is out of range, a file is missing or the vocabulary is malformed.
     """
 
     task: Task
@@ -85,6 +87,8 @@ class Config:
             raise InputError(
                 f"{self.vocab_file}: no such file; --vocab names the vocab.txt of the checkpoint"
             )
+        if self.vocab_file is not None:
+            read_vocabulary(self.vocab_file)
         if self.pretrained is not None and not os.path.isfile(self.pretrained):
             raise InputError(
                 f"{self.pretrained}: no such file; --pretrained names a classifier.keras"
@@ -168,15 +172,20 @@ _CONFIG_OPTIONS = {
 
 # What a configuration file and the command line may say, with the kind of value.
 OPTIONS: Mapping[str, Any] = {"task": object, **_CONFIG_OPTIONS, **_RECIPE_OPTIONS}
+_REQUIRED = {
+    "task": "what to learn",
+    "data": "the folder of the task's TSV files",
+    "output": "the folder for all that the run makes",
+}
 
 
 def make_config(options: Mapping[str, Any]) -> Config:
     """Makes the configuration of a run.
 
     Args:
-        options: A value for each name in `OPTIONS` that shall not have its default: `task` (the
-            name of a task, or the fields of the user's own, see `own_task`), `data`, `output`,
-            `vocab`, the other fields of `Config` and those of `Recipe`.
+        options: A value for each name in `OPTIONS` that shall not have its default: `task` (a
+            task, the name of one, or the fields of the user's own, see `own_task`), `data`,
+            `output`, `vocab`, the other fields of `Config` and those of `Recipe`.
 
     Returns:
         The configuration.
@@ -184,16 +193,10 @@ def make_config(options: Mapping[str, Any]) -> Config:
     Raises:
         InputError: If an option is unknown, missing, of another kind or out of range.
     """
-    for name, value in options.items():
-        if name not in OPTIONS:
-            raise InputError(f"unknown option {name!r}; known are {', '.join(sorted(OPTIONS))}")
-        kind = OPTIONS[name]
-        fits = isinstance(value, (kind, int)) if kind is float else isinstance(value, kind)
-        if not fits or (isinstance(value, bool) and kind not in (bool, object)):
-            raise InputError(f"option {name!r} must be {kind.__name__}. Received: {value!r}")
-    for name in ("task", "data", "output"):
+    _check(options)
+    for name, what in _REQUIRED.items():
         if name not in options:
-            raise InputError(f"option {name!r} is missing")
+            raise InputError(f"option {name!r} is missing: --{name} names {what}")
 
     task = _task(options["task"])
     recipe = dataclasses.replace(
@@ -216,22 +219,39 @@ def make_config(options: Mapping[str, Any]) -> Config:
     return Config(task=task, recipe=recipe, **fields)
 
 
+def _check(options: Mapping[str, Any], where: str = "") -> None:
+    """Refuses unknown names and values of another kind; messages begin with `where`."""
+    for name, value in options.items():
+        if name not in OPTIONS:
+            known = ", ".join(sorted(OPTIONS))
+            raise InputError(f"{where}unknown option {name!r}; known are {known}")
+        kind = OPTIONS[name]
+        fits = isinstance(value, (kind, int)) if kind is float else isinstance(value, kind)
+        if not fits or (isinstance(value, bool) and kind not in (bool, object)):
+            raise InputError(f"{where}option {name!r} must be {kind.__name__}. Received: {value!r}")
+        if value == "" or (kind is float and not math.isfinite(value)):
+            raise InputError(f"{where}option {name!r} must not be {value!r}")
+
+
 def _task(value: object) -> Task:
+    if isinstance(value, Task):
+        return value
     if isinstance(value, Mapping):
         return own_task(value, where="task")
-    if value not in TASKS:
+    if not isinstance(value, str) or value not in TASKS:
         raise InputError(
             f"unknown task {value!r}; known are {', '.join(TASKS)}; your own TSV files become a "
             "task by --task-file or by --columns and --labels (see bert-tfx run --help)"
         )
-    return TASKS[str(value)]
+    return TASKS[value]
 
 
 def load_options(path: str) -> dict[str, Any]:
     """Reads a configuration file: a JSON object of options.
 
     Raises:
-        InputError: If it cannot be read or is no JSON object.
+        InputError: If it cannot be read, is no JSON object, or holds an option that is unknown or
+            of another kind.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -242,4 +262,5 @@ def load_options(path: str) -> dict[str, Any]:
         raise InputError(f"{path}: not JSON: {error}") from error
     if not isinstance(options, dict):
         raise InputError(f"{path}: must hold a JSON object of options")
+    _check(options, f"{path}: ")
     return options

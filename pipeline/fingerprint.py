@@ -31,7 +31,7 @@ def source_fingerprint(module: str) -> str:
         digest.update(f"{library}=={importlib.metadata.version(library)}\n".encode())
     for name in sorted(imported_modules(module)):
         digest.update(f"{name}\n".encode())
-        digest.update(_path(name).read_bytes())
+        digest.update(_read(name))
     return digest.hexdigest()[:16]
 
 
@@ -57,27 +57,37 @@ def imported_modules(module: str) -> frozenset[str]:
 
 
 @functools.cache
-def _path(module: str) -> pathlib.Path:
-    spec = importlib.util.find_spec(module)
+def _find(module: str) -> pathlib.Path | None:
+    """Returns the file of a module of ours, or None where the name is none.
+
+    Nothing but the namespace is imported: `importlib.util.find_spec` alone would run every module
+    above the one it looks for.
+    """
+    package, _, name = module.partition(".")
+    if package != _PACKAGE or not name:
+        return None
+    room, *rest = name.split(".")
+    spec = importlib.util.find_spec(f"{_PACKAGE}.{room}")
     if spec is None or spec.origin is None:
+        return None
+    path = pathlib.Path(spec.origin).parent.joinpath(*rest)
+    files = (path / "__init__.py", path.with_name(f"{path.name}.py"))
+    return next((file for file in files if file.is_file()), None)
+
+
+def _read(module: str) -> bytes:
+    path = _find(module)
+    if path is None:
         raise ModuleNotFoundError(f"No module named {module!r}")
-    return pathlib.Path(spec.origin)
+    return path.read_bytes()
 
 
 def _direct_imports(module: str) -> list[str]:
     names = []
-    for node in ast.walk(ast.parse(_path(module).read_bytes())):
+    for node in ast.walk(ast.parse(_read(module))):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             # `from package import name`: the name may be a module or something in one.
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [name for name in names if name.startswith(f"{_PACKAGE}.") and _is_module(name)]
-
-
-def _is_module(name: str) -> bool:
-    try:
-        spec = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
-        return False
-    return spec is not None and spec.origin is not None
+    return [name for name in names if _find(name)]

@@ -1,15 +1,11 @@
 """Runs the pipeline on this machine, one component after another, and says how it goes."""
 
-import contextlib
 import dataclasses
 import datetime
-import fcntl
 import logging
-import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
 from typing import TextIO
 
 from ml_metadata.proto import metadata_store_pb2
@@ -19,10 +15,10 @@ from tfx.orchestration.local import runner_utils
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
 from tfx.proto.orchestration import local_deployment_config_pb2, pipeline_pb2
 
+from bert_tfx.components.model_pusher.executor import pushed_versions
 from bert_tfx.pipeline.config import Config
 from bert_tfx.pipeline.pipeline import create_pipeline
 from bert_tfx.pipeline.vocabulary import learned_vocabulary
-from bert_tfx.schema.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +69,8 @@ class Console(logging.Handler):
 def run(config: Config) -> list[NodeRun]:
     """Runs the pipeline; finished components of earlier runs are not run again.
 
+    The caller keeps other runs out of the output folder (`output_lock.exclusive`).
+
     Args:
         config: What to run.
 
@@ -80,7 +78,7 @@ def run(config: Config) -> list[NodeRun]:
         What each component did, in order.
 
     Raises:
-        InputError: If the output folder cannot be used, or a component refuses its input.
+        InputError: If a component refuses its input.
     """
     console = Console(sys.stdout)
     logger = logging.getLogger("bert_tfx")
@@ -88,11 +86,10 @@ def run(config: Config) -> list[NodeRun]:
     logger.propagate = False
     logger.addHandler(console)
     try:
-        with _exclusive(config.output_dir):
-            runs = _run_nodes(config, console)
-            # What a training that was stopped left for the next run; all of them are done now.
-            shutil.rmtree(config.state_dir, ignore_errors=True)
-            return runs
+        runs = _run_nodes(config, console)
+        # What a training that was stopped left for the next run; all of them are done now.
+        shutil.rmtree(config.state_dir, ignore_errors=True)
+        return runs
     finally:
         logger.removeHandler(console)
 
@@ -112,6 +109,9 @@ def _run_nodes(config: Config, console: Console) -> list[NodeRun]:
     runs = []
     for number, node in enumerate(ir.nodes, start=1):
         name = node.pipeline_node.node_info.id
+        if name == "ModelPusher" and not pushed_versions(config.serving_dir):
+            # The cache sees what was recorded, not what is there: a deleted model is pushed anew.
+            node.pipeline_node.execution_options.caching_options.enable_cache = False
         console.begin(f"[{number:2}/{len(ir.nodes)}] {name}")
         start = time.monotonic()
         try:
@@ -158,25 +158,3 @@ def _state(
     with metadata.Metadata(connection) as handle:
         (execution,) = handle.store.get_executions_by_id([execution_id])
     return execution.last_known_state
-
-
-@contextlib.contextmanager
-def _exclusive(output_dir: str) -> Iterator[None]:
-    """Makes the output folder and keeps a second run out of it."""
-    try:
-        os.makedirs(output_dir, exist_ok=True)
-        lock = open(os.path.join(output_dir, ".lock"), "w")  # noqa: SIM115, closed below
-    except OSError as error:
-        raise InputError(
-            f"{output_dir}: cannot be written: {error.strerror}; --output names a folder for the "
-            "run's artifacts"
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(
-                f"{output_dir}: another run is using this folder; wait for its end, or name "
-                "another folder by --output"
-            ) from error
-        yield

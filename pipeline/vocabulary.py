@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import pathlib
+import zlib
 from collections.abc import Iterator
 
 from bert_tfx.components.tsv_example_gen.executor import (
@@ -59,18 +60,28 @@ def _texts(config: Config) -> Iterator[str]:
     files = layout.splits[TRAIN]
     parse = RowParser(files, task.labels)
     empty = True
+    misfit = None
     for path in files.find(config.data_dir):
-        with open_file(path) as file:
-            for _, row in read_rows(read_lines(file), files, path):
-                features = parse(row)
-                if isinstance(features, Misfit):
-                    continue
-                texts = [bytes(features[name]).decode() for name in task.text_features]
-                if not (layout.hash_split and falls_into_eval(texts, config.eval_fraction)):
-                    empty = False
-                    yield from texts
-    if empty:
+        try:
+            with open_file(path) as file:
+                for line, row in read_rows(read_lines(file), files, path):
+                    features = parse(row)
+                    if isinstance(features, Misfit):
+                        misfit = misfit or (path, line, features)
+                        continue
+                    texts = [bytes(features[name]).decode() for name in task.text_features]
+                    if not (layout.hash_split and falls_into_eval(texts, config.eval_fraction)):
+                        empty = False
+                        yield from texts
+        except (OSError, EOFError, zlib.error) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{path}: cannot be read: {reason}") from error
+    if empty and misfit:
+        path, line, (column, reason) = misfit
         raise InputError(
-            f"{', '.join(files.find(config.data_dir))}: no row fits task {task.name}, so there is "
-            "nothing to learn a vocabulary from"
+            f"no row to learn from fits task {task.name}. The first:\n"
+            f"  {path}, line {line}{', ' * bool(column)}{column}: {reason}\n"
+            "Mend the rows, or the task's labels and columns"
         )
+    if empty:
+        raise InputError(f"{', '.join(files.find(config.data_dir))}: there is no row to learn from")

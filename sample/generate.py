@@ -1225,16 +1225,16 @@ KIND_SHARES = {
     "zh": {
         "short": 0.06,
         "long": 0.095,
-        "negated": 0.22,
-        "contrast": 0.22,
+        "negated": 0.16,
+        "contrast": 0.1,
         "weighed": 0.03,
         "ambiguous": 0.015,
     },
     "en": {
         "short": 0.06,
         "long": 0.03,
-        "negated": 0.22,
-        "contrast": 0.22,
+        "negated": 0.16,
+        "contrast": 0.1,
         "weighed": 0.03,
         "ambiguous": 0.015,
     },
@@ -1264,8 +1264,9 @@ DECORATION_SHARES: dict[str, tuple[dict[str, float], ...]] = {
         {"casing": 0.12},
     ),
 }
-# How often a gradable word is one that fits any subject.
-ANY_SUBJECT_SHARE = 0.2
+# How often a gradable word is one that fits any subject, without and with a negation.
+ANY_SUBJECT_SHARE = 0.15
+NEGATED_ANY_SUBJECT_SHARE = 0.6
 
 # Words that a writer shouts rather than others.
 SHOUTED = frozenset(
@@ -1337,7 +1338,8 @@ def _gradable_clause(
         form = rng.choice(language.good_forms if positive else language.bad_forms)
     praise = positive is not negated
     first, second = rng.sample(aspect.good if praise else aspect.bad, 2)
-    if "{b}" not in form and rng.random() < ANY_SUBJECT_SHARE:
+    share = NEGATED_ANY_SUBJECT_SHARE if negated else ANY_SUBJECT_SHARE
+    if "{b}" not in form and rng.random() < share:
         first = rng.choice(language.any_good if praise else language.any_bad)
     return _clause(form, domain, aspect, first, second)
 
@@ -1439,15 +1441,15 @@ def _contrast_core(
 ) -> list[str]:
     """Two opposed clauses, of which the form lets one decide."""
     conceded, decisive = rng.sample(domain.aspects, 2)
-    core = [
-        rng.choice(language.contrast_forms).format(
-            x=_any_clause(
-                rng, language, domain, conceded, positive=not positive, negation_share=0.15
-            ),
-            y=_any_clause(rng, language, domain, decisive, positive=positive, negation_share=0.15),
-        )
-    ]
-    if rng.random() < 0.1:
+    x = _gradable_clause(
+        rng, language, domain, conceded, positive=not positive, negated=rng.random() < 0.1
+    )
+    if rng.random() < 0.3:
+        y = _verdict(rng, language, positive=positive)
+    else:
+        y = _any_clause(rng, language, domain, decisive, positive=positive, negation_share=0.1)
+    core = [rng.choice(language.contrast_forms).format(x=x, y=y)]
+    if rng.random() < 0.2:
         core.append(_verdict(rng, language, positive=positive))
     return core
 
@@ -1488,12 +1490,12 @@ def _long_core(
 ) -> list[str]:
     """Many sentences: most aspects share the row's polarity, one or two oppose it."""
     length = min(rng.randint(*language.long_length) for _ in range(2))
-    opposed = rng.sample(domain.aspects, rng.choice((1, 2)))
+    opposed = rng.choice(domain.aspects)
     neutral = rng.sample(domain.details, len(domain.details))
     core = [_fill(rng, language.code, rng.choice(domain.openers))]
     while sum(map(len, core)) < length:
         for aspect in rng.sample(domain.aspects, len(domain.aspects)):
-            opinion = positive is not (aspect in opposed)
+            opinion = positive is not (aspect is opposed)
             clause = _any_clause(
                 rng, language, domain, aspect, positive=opinion, negation_share=0.2
             )

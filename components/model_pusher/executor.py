@@ -43,7 +43,8 @@ def push(model_path: str, base_directory: str) -> tuple[int, str]:
             fileio.rmtree(os.path.join(base_directory, name))
     latest = max(pushed_versions(base_directory), default=0)
     destination = os.path.join(base_directory, str(latest))
-    if latest and _fingerprint(destination) == _fingerprint(model_path):
+    fingerprint = _fingerprint(model_path)
+    if latest and fingerprint and _fingerprint(destination) == fingerprint:
         # A run that was stopped after the push and before it was recorded comes here again.
         logging.info("version %d is this model already", latest)
         return latest, destination
@@ -57,8 +58,9 @@ def push(model_path: str, base_directory: str) -> tuple[int, str]:
     return version, destination
 
 
-def _fingerprint(saved_model: str) -> bytes:
-    return io_utils.read_bytes_file(os.path.join(saved_model, _FINGERPRINT_FILE))
+def _fingerprint(saved_model: str) -> bytes | None:
+    path = os.path.join(saved_model, _FINGERPRINT_FILE)
+    return io_utils.read_bytes_file(path) if fileio.exists(path) else None
 
 
 def _sync(folder: str) -> None:

@@ -153,6 +153,16 @@ def test_dropout_is_active_only_in_training():
         assert np.abs(quiet - np.asarray(block(rows, MASK, training=True)))[REAL].max() > 1e-2
 
 
+@pytest.mark.parametrize("silenced", ["attention", "feed-forward"])
+def test_hidden_dropout_acts_on_both_parts(silenced):
+    block, rows = make_block(hidden_dropout=0.5, attention_dropout=0.0), hidden_rows()
+    dense = block.attention.output_dense if silenced == "attention" else block.output_dense
+    for weight in dense.weights:
+        weight.assign(np.zeros(weight.shape))
+    quiet, loud = block(rows, MASK), block(rows, MASK, training=True)
+    assert np.abs(np.asarray(quiet) - np.asarray(loud))[REAL].max() > 1e-2
+
+
 def test_no_dropout_means_training_changes_nothing():
     block, rows = make_block(hidden_dropout=0.0, attention_dropout=0.0), hidden_rows()
     np.testing.assert_array_equal(block(rows, MASK, training=True), block(rows, MASK))
