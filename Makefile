@@ -9,7 +9,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: run test lint format lock bench clean help
+.PHONY: run test e2e-real lint format lock bench clean help
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 # The user names the interpreter; uv must not download another one.
@@ -27,6 +27,9 @@ run: .venv/.run-installed  ## run the pipeline on the embedded sample, into OUTP
 
 test: .venv/.dev-installed  ## run the tests; PYTEST_ARGS="-k vocabulary -x" is passed on
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+e2e-real: .venv/.dev-installed  ## the heavy proofs on real datasets (../shared), many minutes
+	@$(BIN)/python -m pytest -m real -s $(PYTEST_ARGS)
 
 lint: .venv/.dev-installed  ## check rules and format (ruff) and types (mypy)
 	@mkdir -p build/mypy/bert_tfx
@@ -56,7 +59,7 @@ clean:  ## remove .venv, build and all caches; outputs elsewhere stay
 
 help:  ## list the targets
 	@echo "usage: make TARGET"
-	sed -nE 's/^([a-z]+):.*  ## (.*)/  \1\t\2/p' Makefile | expand -t 10
+	sed -nE 's/^([a-z0-9-]+):.*  ## (.*)/  \1\t\2/p' Makefile | expand -t 10
 
 # The set-up. A step that was cut short leaves .venv/.unfinished behind, and an interpreter may have
 # been removed since: .venv is then made anew. Two makes at a time take turns.

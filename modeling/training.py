@@ -21,7 +21,7 @@ from tfx.components.trainer.fn_args_utils import FnArgs
 from bert_tfx.modeling import batching, export, fine_tuning, preprocessing
 from bert_tfx.modeling.bert import BERT_SIZES, BertEncoder
 from bert_tfx.modeling.classifier import TextClassifier
-from bert_tfx.modeling.distil_bert import DistilBertEncoder
+from bert_tfx.modeling.distil_bert import DISTIL_BERT_SIZES, DistilBertEncoder
 from bert_tfx.modeling.recipes import Recipe
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import LABEL, Task
@@ -136,8 +136,11 @@ def _make_classifier(
     """Makes a classifier with new weights, or loads the one to start from."""
     path = config["pretrained"]
     if path is None:
-        encoder_class = {"bert": BertEncoder, "distilbert": DistilBertEncoder}[config["model"]]
-        size: Mapping[str, Any] = BERT_SIZES[config["size"]]
+        encoder_class, sizes = {
+            "bert": (BertEncoder, BERT_SIZES),
+            "distilbert": (DistilBertEncoder, DISTIL_BERT_SIZES),
+        }[config["model"]]
+        size: Mapping[str, Any] = sizes[config["size"]]
         encoder = encoder_class(vocab_size=vocab_size, max_length=recipe.max_length, **size)
         return TextClassifier(encoder, num_labels=num_labels)
     try:

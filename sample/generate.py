@@ -120,7 +120,10 @@ class Language:
     strong_forms: tuple[str, ...]
     good_forms: tuple[str, ...]
     bad_forms: tuple[str, ...]
-    negated_forms: tuple[str, ...]
+    denied_bad_forms: tuple[str, ...]
+    denied_good_forms: tuple[str, ...]
+    conceded_good_forms: tuple[str, ...]
+    conceded_bad_forms: tuple[str, ...]
     contrast_forms: tuple[str, ...]
     weighed_forms: tuple[str, ...]
     ambiguous_forms: tuple[str, ...]
@@ -161,16 +164,12 @@ ENGLISH_HOTEL = Domain(
         "we slept like babies",
         "they let us check out late",
         "reception looked after our bags with a smile",
-        "extra towels arrived within minutes",
-        "the manager went out of her way to help us",
     ),
     bad_events=(
         "the lift broke down twice",
         "nobody answered the phone",
         "the towels had stains",
         "they charged us twice",
-        "the hot water ran out",
-        "we found hair in the shower",
     ),
     openers=(
         "We stayed {n} nights in {month}",
@@ -222,16 +221,12 @@ ENGLISH_RESTAURANT = Domain(
         "we cleaned our plates",
         "they found us a table right away",
         "the kids asked for seconds",
-        "they brought us free tea",
-        "every dish was cooked to perfection",
     ),
     bad_events=(
         "we waited an hour for our food",
         "they forgot half of our order",
         "there was a hair in my bowl",
         "the fish smelled off",
-        "my stomach hurt all night",
-        "the bill had a mistake in it",
     ),
     openers=(
         "We had dinner here on {day}",
@@ -284,16 +279,12 @@ ENGLISH_FILM = Domain(
         "I cried at the end, in a good way",
         "two hours flew by",
         "people clapped at the end",
-        "I was glued to my seat",
-        "the last scene gave me goosebumps",
     ),
     bad_events=(
         "I fell asleep halfway through",
         "people walked out early",
         "I kept checking my watch",
         "half of the jokes fell flat",
-        "the twist made no sense",
-        "we left before the end",
     ),
     openers=(
         "I saw it with my sister on {day}",
@@ -345,16 +336,12 @@ ENGLISH_GADGET = Domain(
         "everything worked out of the box",
         "my mother uses it every day and loves it",
         "it survived a drop without a scratch",
-        "it looks even better than in the photos",
-        "it charges in no time",
     ),
     bad_events=(
         "it died after a week",
         "it overheats all the time",
         "a screw was missing",
         "it arrived with a scratch",
-        "it keeps losing the connection",
-        "I had to send it back",
     ),
     openers=(
         "I bought this {gadget} in {month}",
@@ -405,14 +392,12 @@ ENGLISH_CLOTHES = Domain(
         "it came out of the wash as good as new",
         "friends keep asking where I got it",
         "it looks even better than in the photos",
-        "it keeps me warm all day",
     ),
     bad_events=(
         "it shrank in the first wash",
         "a button fell off on day one",
         "the seam came apart",
         "the dye stained my shirt",
-        "I had to send it back",
     ),
     openers=(
         "I bought this {garment} in {month}",
@@ -460,16 +445,12 @@ ENGLISH_DELIVERY = Domain(
         "he carried it up four floors",
         "they replaced the broken cup at once",
         "the refund came within hours",
-        "the driver waited for me to get home",
-        "not a single glass was broken",
     ),
     bad_events=(
         "it arrived a week late",
         "they left it out in the rain",
         "two of the plates were broken",
         "they lost my order",
-        "nobody answered my emails",
-        "they sent the wrong size",
     ),
     openers=(
         "I ordered on {day} evening",
@@ -519,16 +500,12 @@ ENGLISH_APP = Domain(
         "everything opens in a second",
         "they fixed my bug within a day",
         "my whole family uses it now",
-        "it works even without a connection",
-        "I found everything right away",
     ),
     bad_events=(
         "it crashes every time I open it",
         "it drains my battery",
         "I lost all of my notes",
         "ads pop up on every page",
-        "it logs me out every day",
-        "the payment failed twice",
     ),
     openers=(
         "I have used it for {n} months",
@@ -597,14 +574,20 @@ ENGLISH = Language(
         "I found {s} {a}",
         "{s} {be} rather {a}",
     ),
-    negated_forms=(
-        "{s} {be} not {a}",
-        "{s} {be}n't {a}",
+    denied_bad_forms=(
         "{s} {be} not {a} at all",
         "{s} {be}n't {a} at all",
-        "{s} {be} far from {a}",
+        "{s} {be} never {a}",
         "{s} {be} neither {a} nor {b}",
     ),
+    denied_good_forms=(
+        "{s} {be} not {a}",
+        "{s} {be}n't {a}",
+        "{s} {be} far from {a}",
+        "{s} {be} hardly {a}",
+    ),
+    conceded_good_forms=("{s} {be} fairly {a}", "{s} {be} {a} enough"),
+    conceded_bad_forms=("{s} {be} a bit {a}", "{s} {be} a little {a}"),
     contrast_forms=(
         "{x}, but {y}",
         "{x}, but {y}",
@@ -678,16 +661,12 @@ CHINESE_HOTEL = Domain(
         "一觉睡到天亮",
         "服务员很快就送来了毛巾",
         "退房晚了也没有多收钱",
-        "老板还送了水果",
-        "孩子住得特别开心",
     ),
     bad_events=(
         "电梯坏了两次",
         "打前台电话没人接",
         "毛巾上有污渍",
         "热水忽冷忽热",
-        "半夜被隔壁吵醒",
-        "退房时多收了一笔钱",
     ),
     openers=(
         "{month}带爸妈来{city}住了{n}晚",
@@ -735,16 +714,12 @@ CHINESE_RESTAURANT = Domain(
         "老板还送了一份甜点",
         "孩子连吃了两碗",
         "刚坐下菜就来了",
-        "连汤都喝光了",
-        "朋友们都夸会选地方",
     ),
     bad_events=(
         "等了一个小时才上菜",
         "汤里吃出一根头发",
         "点的菜少上了两道",
         "回家拉了肚子",
-        "鱼有一股怪味",
-        "结账时算错了钱",
     ),
     openers=(
         "{day}晚上和同事来吃的",
@@ -792,16 +767,12 @@ CHINESE_FILM = Domain(
         "看到最后我哭了",
         "两个小时一晃就过去了",
         "散场时大家都在鼓掌",
-        "看完还想再看一遍",
-        "最后一幕让人回味很久",
     ),
     bad_events=(
         "看到一半就睡着了",
         "有人提前离场",
         "我一直在看手表",
         "笑点一个也没笑出来",
-        "后半段完全看不懂",
-        "没看完就走了",
     ),
     openers=(
         "{day}和闺蜜一起去看的",
@@ -850,16 +821,12 @@ CHINESE_GADGET = Domain(
         "到手就能用",
         "爸妈用得很顺手",
         "摔了一下也没坏",
-        "实物比图片还好看",
-        "充电速度飞快",
     ),
     bad_events=(
         "用了一周就坏了",
         "一用就发烫",
         "少了一个螺丝",
         "外壳上有划痕",
-        "总是断开连接",
-        "最后还是退货了",
     ),
     openers=(
         "{month}买的{gadget}",
@@ -906,14 +873,12 @@ CHINESE_CLOTHES = Domain(
         "洗了几次还跟新的一样",
         "同事都问在哪里买的",
         "实物比图片还好看",
-        "穿一整天都很暖和",
     ),
     bad_events=(
         "洗一次就缩水了",
         "第一天扣子就掉了",
         "线头到处都是",
         "洗的时候掉色",
-        "最后还是退货了",
     ),
     openers=(
         "{month}买的{garment}",
@@ -957,16 +922,12 @@ CHINESE_DELIVERY = Domain(
         "师傅帮忙搬上了四楼",
         "破的杯子马上给补发了",
         "退款当天就到账",
-        "下雨天还特意包了一层塑料袋",
-        "玻璃杯一个都没碎",
     ),
     bad_events=(
         "晚了一个星期才到",
         "箱子被雨淋湿了",
         "盘子碎了两个",
         "包裹弄丢了",
-        "打电话一直没人接",
-        "发错了型号",
     ),
     openers=(
         "{day}晚上下的单",
@@ -1013,16 +974,12 @@ CHINESE_APP = Domain(
         "功能一看就懂",
         "反馈的问题第二天就修好了",
         "全家都在用",
-        "没有网络也能用",
-        "用了几年从来没出过错",
     ),
     bad_events=(
         "一打开就闪退",
         "耗电特别厉害",
         "笔记全丢了",
         "到处都是弹窗",
-        "每天都要重新登录",
-        "付款失败了两次",
     ),
     openers=(
         "用了{n}个月",
@@ -1084,19 +1041,22 @@ CHINESE = Language(
         "{s}特别{a}",
         "{s}真的很{a}",
         "{s}太{a}了",
-        "{s}有点{a}",
         "{s}又{a}又{b}",
         "{s}既{a}又{b}",
     ),
-    negated_forms=(
-        "{s}不{a}",
-        "{s}并不{a}",
+    denied_bad_forms=(
         "{s}一点也不{a}",
         "{s}一点都不{a}",
-        "{s}谈不上{a}",
-        "{s}不算{a}",
         "{s}既不{a}也不{b}",
     ),
+    denied_good_forms=(
+        "{s}不{a}",
+        "{s}并不{a}",
+        "{s}不算{a}",
+        "{s}谈不上{a}",
+    ),
+    conceded_good_forms=("{s}还算{a}", "{s}倒是{a}"),
+    conceded_bad_forms=("{s}有点{a}", "{s}稍微{a}了点"),
     contrast_forms=(
         "虽然{x}，但是{y}",
         "虽然{x}，但{y}",
@@ -1225,22 +1185,22 @@ KIND_SHARES = {
     "zh": {
         "short": 0.06,
         "long": 0.095,
-        "negated": 0.16,
+        "negated": 0.14,
         "contrast": 0.1,
         "weighed": 0.03,
-        "ambiguous": 0.015,
+        "ambiguous": 0.012,
     },
     "en": {
         "short": 0.06,
         "long": 0.03,
-        "negated": 0.16,
+        "negated": 0.14,
         "contrast": 0.1,
         "weighed": 0.03,
-        "ambiguous": 0.015,
+        "ambiguous": 0.012,
     },
 }
 # Labels turned round on purpose, as careless annotators would.
-MISLABELLED_SHARE = 0.015
+MISLABELLED_SHARE = 0.012
 
 # Shares of the rows of one language and label, never on very short rows. The decorations of one
 # group fall on different rows.
@@ -1266,7 +1226,11 @@ DECORATION_SHARES: dict[str, tuple[dict[str, float], ...]] = {
 }
 # How often a gradable word is one that fits any subject, without and with a negation.
 ANY_SUBJECT_SHARE = 0.15
-NEGATED_ANY_SUBJECT_SHARE = 0.6
+NEGATED_ANY_SUBJECT_SHARE = 0.2
+# How often the clause that is conceded in a contrast says so itself.
+HEDGED_SHARE = 0.5
+# How often a negation is one that mostly goes with the other polarity.
+UNUSUAL_NEGATION_SHARE = 0.12
 
 # Words that a writer shouts rather than others.
 SHOUTED = frozenset(
@@ -1333,7 +1297,8 @@ def _gradable_clause(
 ) -> str:
     """A clause about one aspect; ``positive`` is its meaning, negation included."""
     if negated:
-        form = rng.choice(language.negated_forms)
+        usual = positive is (rng.random() > UNUSUAL_NEGATION_SHARE)
+        form = rng.choice(language.denied_bad_forms if usual else language.denied_good_forms)
     else:
         form = rng.choice(language.good_forms if positive else language.bad_forms)
     praise = positive is not negated
@@ -1367,7 +1332,7 @@ def _plain_clause(
     choice = rng.random()
     if choice < 0.2:
         return rng.choice(domain.good_events if positive else domain.bad_events)
-    if choice < 0.35:
+    if choice < 0.4:
         word = rng.choice(language.strong_good if positive else language.strong_bad)
         return _clause(rng.choice(language.strong_forms), domain, aspect, word)
     return _gradable_clause(rng, language, domain, aspect, positive=positive, negated=False)
@@ -1411,10 +1376,10 @@ def _plain_core(
     rng: random.Random, language: Language, domain: Domain, *, positive: bool
 ) -> list[str]:
     """One to three clauses of one polarity, without negation."""
-    aspects = rng.sample(domain.aspects, rng.choice((1, 1, 2, 2, 3)))
+    aspects = rng.sample(domain.aspects, rng.choice((1, 2, 2, 3)))
     clauses = [_plain_clause(rng, language, domain, each, positive=positive) for each in aspects]
     core = [_joined(rng, language, clauses)]
-    if rng.random() < 0.35:
+    if rng.random() < 0.45:
         core.append(_verdict(rng, language, positive=positive))
     return core
 
@@ -1425,9 +1390,9 @@ def _negated_core(
     """One or two clauses of one polarity, of which one at least is negated."""
     first, second = rng.sample(domain.aspects, 2)
     clauses = [_gradable_clause(rng, language, domain, first, positive=positive, negated=True)]
-    if rng.random() < 0.5:
+    if rng.random() < 0.6:
         clauses.append(
-            _any_clause(rng, language, domain, second, positive=positive, negation_share=0.5)
+            _any_clause(rng, language, domain, second, positive=positive, negation_share=0.4)
         )
         rng.shuffle(clauses)
     core = [_joined(rng, language, clauses)]
@@ -1441,10 +1406,13 @@ def _contrast_core(
 ) -> list[str]:
     """Two opposed clauses, of which the form lets one decide."""
     conceded, decisive = rng.sample(domain.aspects, 2)
-    x = _gradable_clause(
-        rng, language, domain, conceded, positive=not positive, negated=rng.random() < 0.1
-    )
-    if rng.random() < 0.3:
+    if rng.random() < HEDGED_SHARE:
+        word = rng.choice(conceded.bad if positive else conceded.good)
+        form = rng.choice(language.conceded_bad_forms if positive else language.conceded_good_forms)
+        x = _clause(form, domain, conceded, word)
+    else:
+        x = _any_clause(rng, language, domain, conceded, positive=not positive, negation_share=0.1)
+    if rng.random() < 0.4:
         y = _verdict(rng, language, positive=positive)
     else:
         y = _any_clause(rng, language, domain, decisive, positive=positive, negation_share=0.1)
@@ -1479,7 +1447,9 @@ def _short_core(
             text = _verdict(rng, language, positive=positive)
         else:
             aspect = rng.choice(domain.aspects)
-            text = _any_clause(rng, language, domain, aspect, positive=positive, negation_share=0.3)
+            text = _any_clause(
+                rng, language, domain, aspect, positive=positive, negation_share=0.25
+            )
         length = len(text.split()) if language.space else len(text) + 1
         if least <= length <= greatest:
             return [text]

@@ -393,9 +393,10 @@ def _misfit(path: str, files: TsvFiles) -> str | None:
 def resolve_layout(task: Task, data_dir: str) -> Layout:
     """Finds the layout in which a task's files lie in a folder.
 
-    The first layout whose training and evaluation files are there, with the declared first lines,
-    is taken; test files are taken where they are present. Where a folder holds only one of a
-    task's labelled files, that file is divided into train and eval by a hash of its text.
+    Of a published dataset, the first layout whose training and evaluation files are there, with the
+    declared first lines, is taken; test files are taken where they are present. Where a folder
+    holds only one of its labelled files, that file is divided into train and eval by a hash of its
+    text. Of a user's own task, all files that it names must be there.
 
     Args:
         task: The task.
@@ -412,10 +413,11 @@ def resolve_layout(task: Task, data_dir: str) -> Layout:
             f"{data_dir}: no such folder; --data names the folder that holds the files of task "
             f"{task.name}"
         )
+    published = TASKS.get(task.name) == task
     problems: list[str] = []
     for candidate in task.layouts:
         present = {s: f for s, f in candidate.splits.items() if f.find(data_dir)}
-        wanted = (TRAIN,) if candidate.hash_split else (TRAIN, EVAL)
+        wanted = [split for split in candidate.splits if not (published and split == TEST)]
         if not all(split in present for split in wanted):
             continue
         misfits = _misfits(data_dir, present)
@@ -425,7 +427,7 @@ def resolve_layout(task: Task, data_dir: str) -> Layout:
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
 
-    for candidate in task.layouts:
+    for candidate in task.layouts if published else ():
         present = {s: f for s, f in candidate.splits.items() if f.find(data_dir)}
         if (TRAIN in present) == (EVAL in present):
             continue
@@ -440,7 +442,11 @@ def resolve_layout(task: Task, data_dir: str) -> Layout:
 
     expected = " or ".join(
         dict.fromkeys(
-            ", ".join(files.pattern for split, files in layout.splits.items() if split != TEST)
+            ", ".join(
+                files.pattern
+                for split, files in layout.splits.items()
+                if not (published and split == TEST)
+            )
             for layout in task.layouts
         )
     )

@@ -38,7 +38,9 @@ def test_padded_width(longest, width):
     assert batching.padded_width(longest) == width
 
 
-@given(st.lists(st.integers(2, 128), min_size=1, max_size=300), st.integers(1, 40), st.integers(0, 9))
+@given(
+    st.lists(st.integers(2, 128), min_size=1, max_size=300), st.integers(1, 40), st.integers(0, 9)
+)
 def test_every_row_is_in_one_training_batch(lengths, batch_size, seed):
     batches = batching.training_batches(np.array(lengths), batch_size, seed=seed, epoch=0)
     assert len(batches) == -(-len(lengths) // batch_size)

@@ -162,7 +162,7 @@ def test_malformed_vocabulary(tmp_path, content, message):
 
 
 def test_missing_vocabulary(tmp_path):
-    with pytest.raises(InputError, match="nothing.txt"):
+    with pytest.raises(InputError, match=r"nothing\.txt"):
         read_vocabulary(str(tmp_path / "nothing.txt"))
 
 
