@@ -26,7 +26,7 @@ run: .venv/.run-installed  ## run the pipeline on the embedded sample, into OUTP
 	@$(BIN)/bert-tfx run --task sample --output "$(OUTPUT)"
 
 test: .venv/.dev-installed  ## run the tests; PYTEST_ARGS="-k vocabulary -x" is passed on
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 e2e-real: .venv/.dev-installed  ## the heavy proofs on real datasets (../shared), many minutes
 	@$(BIN)/python -m pytest -m real -s $(PYTEST_ARGS)
@@ -59,7 +59,7 @@ clean:  ## remove .venv, build and all caches; outputs elsewhere stay
 
 help:  ## list the targets
 	@echo "usage: make TARGET"
-	sed -nE 's/^([a-z0-9-]+):.*  ## (.*)/  \1\t\2/p' Makefile | expand -t 10
+	sed -nE 's/^([a-z0-9-]+):.*  ## (.*)/  \1\t\2/p' Makefile | expand -t 12
 
 # The set-up. A step that was cut short leaves .venv/.unfinished behind, and an interpreter may have
 # been removed since: .venv is then made anew. Two makes at a time take turns.

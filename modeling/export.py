@@ -53,6 +53,8 @@ class ServedClassifier(tf.Module):
         self.transform = transform
         self._labels = list(labels)
         self._text_features = (TEXT_A, TEXT_B) if is_pair else (TEXT_A,)
+        # One function for both doors: the model is traced, and stands in the graph, once.
+        self._classify = tf.function(self._probabilities)
 
     def save(self, directory: str) -> None:
         """Writes the SavedModel with its signatures.
@@ -86,7 +88,7 @@ class ServedClassifier(tf.Module):
 
     def _serve(self, texts: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         features = self.transform(texts)
-        probabilities = self._probabilities(
+        probabilities = self._classify(
             features[preprocessing.TOKEN_IDS], features.get(preprocessing.SEGMENT_IDS)
         )
         labels = tf.constant(self._labels)

@@ -21,7 +21,9 @@ from bert_tfx.modeling.recipes import Recipe
 logger = logging.getLogger(__name__)
 
 _EVAL_BATCH_SIZE = 64
-_SECONDS_BETWEEN_PROGRESS = 5.0
+# A line of progress comes after 5 seconds at first, later less often: a long run is no wall of text.
+_SECONDS_BETWEEN_PROGRESS = (5.0, 60.0)
+_PROGRESS_GROWTH = 0.1
 # The state is saved after so many seconds, or after so many times what saving takes, whichever is
 # longer: a crash costs little and saving costs less than a twentieth of the time.
 _SECONDS_BETWEEN_SAVES = 20.0
@@ -195,12 +197,12 @@ def _train_step(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Tr
         accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
         model.compile(optimizer=optimizer, loss=loss_fn, metrics=[accuracy])
 
-        def step(batch: Batch, labels: np.ndarray) -> tuple[float, int]:
+        def keras_step(batch: Batch, labels: np.ndarray) -> tuple[float, int]:
             model.reset_metrics()
             logs = model.train_on_batch(batch, labels, return_dict=True)
             return float(logs["loss"]), round(float(logs["accuracy"]) * len(labels))
 
-        return step
+        return keras_step
     import tensorflow as tf
 
     # Keras would trace its own step for the first width it meets, then again for all others: twice
@@ -216,11 +218,11 @@ def _train_step(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Tr
         predicted = tf.argmax(logits, axis=1, output_type=labels.dtype)
         return loss, tf.math.count_nonzero(predicted == labels)
 
-    def step(batch: Batch, labels: np.ndarray) -> tuple[float, int]:
+    def tensorflow_step(batch: Batch, labels: np.ndarray) -> tuple[float, int]:
         loss, correct = traced_step(batch, labels)
         return float(loss), int(correct)
 
-    return step
+    return tensorflow_step
 
 
 def _tensorflow_signature() -> list[Any]:
@@ -247,7 +249,8 @@ def _train_epoch(
     )
     first_step = progress.epoch * len(batches)
     batches = batches[: total_steps - first_step]
-    reported, reported_step = time.monotonic(), progress.step_in_epoch
+    started = reported = time.monotonic()
+    reported_step = progress.step_in_epoch
     for indices in batches[progress.step_in_epoch :]:
         loss, correct = train_step(rows.batch(indices), rows.labels[indices])
         progress.step_in_epoch += 1
@@ -255,7 +258,7 @@ def _train_epoch(
         progress.loss_sum += loss * len(indices)
         progress.correct += correct
         now = time.monotonic()
-        if now - reported >= _SECONDS_BETWEEN_PROGRESS:
+        if now - reported >= _pause(now - started):
             rate = (progress.step_in_epoch - reported_step) / (now - reported)
             step = first_step + progress.step_in_epoch
             metrics = _means(progress)
@@ -273,6 +276,12 @@ def _train_epoch(
             )
             reported, reported_step = now, progress.step_in_epoch
         state.save_if_due(progress)
+
+
+def _pause(elapsed: float) -> float:
+    """Returns the seconds between lines of progress in an epoch that runs for `elapsed` seconds."""
+    shortest, longest = _SECONDS_BETWEEN_PROGRESS
+    return min(longest, max(shortest, _PROGRESS_GROWTH * elapsed))
 
 
 def _means(progress: Progress) -> dict[str, float]:
