@@ -21,7 +21,7 @@ from bert_tfx.modeling.recipes import Recipe
 logger = logging.getLogger(__name__)
 
 _EVAL_BATCH_SIZE = 64
-# A line of progress comes after 5 seconds at first, later less often: a long run is no wall of text.
+# A line of progress comes after 5 seconds, later less often: a long run is no wall of text.
 _SECONDS_BETWEEN_PROGRESS = (5.0, 60.0)
 _PROGRESS_GROWTH = 0.1
 # The state is saved after so many seconds, or after so many times what saving takes, whichever is

@@ -10,6 +10,8 @@ from bert_tfx.modeling import tokenization
 
 _RESERVED = ["[PAD]", tokenization.UNK, tokenization.CLS, tokenization.SEP, "[MASK]"]
 _BATCH = 1000
+# What is seen once only teaches nothing.
+_MIN_COUNT = 2
 
 
 def learn_vocabulary(texts: Iterable[str], *, lowercase: bool, size: int) -> list[str]:
@@ -33,7 +35,14 @@ def learn_vocabulary(texts: Iterable[str], *, lowercase: bool, size: int) -> lis
             batch = []
     if batch:
         counts.update(_words(batch, lowercase))
-    learned = learner.learn(list(counts.items()), size, _RESERVED)
+    learned = learner.learn(
+        list(counts.items()),
+        size,
+        _RESERVED,
+        lower_thresh=_MIN_COUNT,
+        # By default a thousand: enough for an alphabet, not for Chinese.
+        max_unique_chars=size,
+    )
     return [*_RESERVED, *sorted(set(learned) - set(_RESERVED))]
 
 

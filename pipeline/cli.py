@@ -114,7 +114,9 @@ def _add_run_options(run: argparse.ArgumentParser) -> None:
 
     model = run.add_argument_group("the model")
     model.add_argument("--model", choices=MODELS, help="architecture (default: bert)")
-    model.add_argument("--size", choices=SIZES, help="size of new weights (default: mini)")
+    model.add_argument(
+        "--size", choices=SIZES, help="size of new weights (default: mini; of the sample: tiny)"
+    )
     model.add_argument("--pretrained", metavar="FILE", help="classifier.keras to start from")
     model.add_argument("--vocab", metavar="FILE", help="WordPiece vocabulary (vocab.txt)")
     model.add_argument(
@@ -243,7 +245,8 @@ def _quieten(verbose: bool) -> None:
     warnings.simplefilter("ignore")
     from absl import logging as absl_logging
 
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    # TFX's errors only announce an exception, and that one speaks for itself.
+    absl_logging.set_verbosity(absl_logging.FATAL)
     for name in ("tensorflow", "apache_beam"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -27,6 +27,8 @@ _MIN_ACCURACY: Mapping[str, float] = {
     "sample": 0.90,
 }
 _MARGIN_OVER_GUESSING = 0.1
+# Size of new weights: the sample is learned in a minute.
+_SIZE: Mapping[str, str] = {"sample": "tiny"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,6 +208,7 @@ def make_config(options: Mapping[str, Any]) -> Config:
     guessing = 1 / len(task.labels)
     fields = {
         "min_accuracy": _MIN_ACCURACY.get(task.name, guessing + _MARGIN_OVER_GUESSING),
+        "size": _SIZE.get(task.name, Config.size),
         **{
             _PATH_OPTIONS.get(name, name): options[name]
             for name in _CONFIG_OPTIONS

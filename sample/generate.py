@@ -14,8 +14,6 @@ Which half of a contrast decides is the one rule a reader has to know: what come
 "但是", and the main clause of "although" and "虽然".
 """
 
-# The Chinese tables hold full-width punctuation, which is what the rule would replace.
-
 import random
 import re
 import unicodedata
@@ -433,7 +431,7 @@ ENGLISH_CLOTHES = Domain(
 ENGLISH_DELIVERY = Domain(
     aspects=(
         _aspect("the courier", "polite quick friendly", "rude slow careless", pronoun="he"),
-        _aspect("the delivery", "fast quick smooth", "slow late"),
+        _aspect("the delivery", "fast smooth", "slow late"),
         _aspect("the parcel", "clean neat", "dirty late"),
         _aspect("the tracking", "accurate clear reliable", "wrong confusing unreliable"),
         _aspect("the phone service", "helpful quick polite", "useless slow rude"),
@@ -591,6 +589,7 @@ ENGLISH = Language(
     contrast_forms=(
         "{x}, but {y}",
         "{x}, but {y}",
+        "{x}, but {y}",
         "{x}; however, {y}",
         "{x}, yet {y}",
         "although {x}, {y}",
@@ -616,7 +615,6 @@ ENGLISH = Language(
         "I recommend it to everyone",
         "what more could you want?",
         "thumbs up",
-        "10/10 from me",
     ),
     bad_verdicts=(
         "not recommended",
@@ -633,7 +631,6 @@ ENGLISH = Language(
         "I recommend it to nobody",
         "who would pay for this?",
         "thumbs down",
-        "2/10 from me",
     ),
     space=" ",
     ends=(".", ".", ".", ".", ".", "!", "!", "...", ""),
@@ -901,7 +898,7 @@ CHINESE_CLOTHES = Domain(
         "这次拍的是XL",
         "标签上写着made in China",
         "领口有个小logo",
-        "直播间的小姐姐一直喊baby",
+        "直播间放的歌叫Sunny Day",
     ),
     quoted=("修身款", "秋季新款", "燕麦色", "清仓价", "基础款"),
     quoting="{quoted}是标签上写的",
@@ -1023,7 +1020,7 @@ CHINESE = Language(
     any_good=("好",),
     any_bad=("差",),
     strong_good=("一流", "没话说", "无可挑剔", "让人惊喜", "棒极了", "超赞"),
-    strong_bad=("一塌糊涂", "糟糕透了", "惨不忍睹", "让人失望", "烂透了", "太差劲"),
+    strong_bad=("一塌糊涂", "糟糕透了", "不敢恭维", "让人失望", "烂透了", "差劲透了"),
     strong_forms=("{s}{a}", "{s}真是{a}", "{s}简直{a}"),
     good_forms=(
         "{s}很{a}",
@@ -1055,9 +1052,10 @@ CHINESE = Language(
         "{s}不算{a}",
         "{s}谈不上{a}",
     ),
-    conceded_good_forms=("{s}还算{a}", "{s}倒是{a}"),
+    conceded_good_forms=("{s}还算{a}", "{s}倒是很{a}"),
     conceded_bad_forms=("{s}有点{a}", "{s}稍微{a}了点"),
     contrast_forms=(
+        "虽然{x}，但是{y}",
         "虽然{x}，但是{y}",
         "虽然{x}，但{y}",
         "{x}，但是{y}",
@@ -1085,7 +1083,6 @@ CHINESE = Language(
         "超出预期",
         "还有什么可挑的？",
         "必须点赞",
-        "给１０分",
     ),
     bad_verdicts=(
         "失望",
@@ -1102,7 +1099,6 @@ CHINESE = Language(
         "低于预期",
         "谁还会再来？",
         "必须差评",
-        "给２分",
     ),
     space="",
     ends=("。", "。", "。", "！", "！", "～", ""),
@@ -1142,6 +1138,10 @@ def _chinese_price(rng: random.Random) -> str:
     return rng.choice(("{}元", "{}块", "￥{}", "¥{}")).format(amount)
 
 
+ENGLISH_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+ENGLISH_MONTHS = ("January", "March", "April", "May", "July", "August", "October", "December")
+ENGLISH_CITIES = ("Lisbon", "Turin", "Vienna", "Bristol", "Seattle", "Hangzhou", "Porto", "Ghent")
+
 FILLERS: dict[str, dict[str, Filler]] = {
     "en": {
         "n": _number(2, 9),
@@ -1149,11 +1149,11 @@ FILLERS: dict[str, dict[str, Filler]] = {
         "room": _number(101, 899),
         "time": _clock,
         "price": _english_price,
-        "day": _one_of("Monday", "Tuesday", "Friday", "Saturday", "Sunday"),
-        "month": _one_of("January", "March", "May", "July", "October", "December"),
-        "city": _one_of("Lisbon", "Turin", "Vienna", "Bristol", "Seattle", "Hangzhou"),
-        "gadget": _one_of("phone", "tablet", "laptop", "smart watch", "e-reader"),
-        "garment": _one_of("jacket", "sweater", "coat", "hoodie", "raincoat"),
+        "day": _one_of(*ENGLISH_DAYS),
+        "month": _one_of(*ENGLISH_MONTHS),
+        "city": _one_of(*ENGLISH_CITIES),
+        "gadget": _one_of("phone", "tablet", "laptop", "smart watch", "e-reader", "monitor"),
+        "garment": _one_of("jacket", "sweater", "coat", "hoodie", "raincoat", "cardigan"),
     },
     "zh": {
         "n": _number(2, 9),
@@ -1161,9 +1161,9 @@ FILLERS: dict[str, dict[str, Filler]] = {
         "room": _number(101, 899),
         "time": _clock,
         "price": _chinese_price,
-        "day": _one_of("周一", "周三", "周五", "周六", "周日"),
-        "month": _one_of("一月", "三月", "五月", "暑假", "国庆", "上个月"),
-        "city": _one_of("杭州", "成都", "厦门", "西安", "青岛", "南京"),
+        "day": _one_of("周一", "周二", "周三", "周四", "周五", "周六", "周日"),
+        "month": _one_of("一月", "三月", "五月", "八月", "暑假", "寒假", "国庆", "上个月"),
+        "city": _one_of("杭州", "成都", "厦门", "西安", "青岛", "南京", "长沙", "桂林", "昆明"),
         "gadget": _one_of("手机", "平板", "笔记本", "智能手表", "阅读器"),
         "garment": _one_of("外套", "毛衣", "大衣", "卫衣", "风衣"),
     },
@@ -1185,18 +1185,18 @@ KIND_SHARES = {
     "zh": {
         "short": 0.06,
         "long": 0.095,
-        "negated": 0.14,
-        "contrast": 0.1,
+        "negated": 0.13,
+        "contrast": 0.13,
         "weighed": 0.03,
-        "ambiguous": 0.012,
+        "ambiguous": 0.01,
     },
     "en": {
         "short": 0.06,
         "long": 0.03,
-        "negated": 0.14,
-        "contrast": 0.1,
+        "negated": 0.13,
+        "contrast": 0.13,
         "weighed": 0.03,
-        "ambiguous": 0.012,
+        "ambiguous": 0.01,
     },
 }
 # Labels turned round on purpose, as careless annotators would.
@@ -1206,31 +1206,29 @@ MISLABELLED_SHARE = 0.012
 # group fall on different rows.
 DECORATION_SHARES: dict[str, tuple[dict[str, float], ...]] = {
     "zh": (
-        {
-            "quoted_start": 0.045,
-            "quoted_inside": 0.03,
-            "unclosed_quote": 0.07,
-            "curly_quotes": 0.08,
-        },
-        {"emoji": 0.06, "emoji_sequence": 0.07},
-        {"foreign": 0.1},
-        {"full_width_digits": 0.09},
-        {"ellipsis": 0.08},
+        {"quoted_start": 0.04, "unclosed_quote": 0.04, "curly_quotes": 0.07},
+        {"emoji": 0.06, "emoji_sequence": 0.085},
+        {"foreign": 0.07},
+        {"full_width_digits": 0.07},
+        {"ellipsis": 0.07},
     ),
     "en": (
-        {"quoted_start": 0.045, "quoted_inside": 0.03, "unclosed_quote": 0.07},
-        {"emoji": 0.06, "emoji_sequence": 0.07},
-        {"foreign": 0.03, "accented": 0.09},
-        {"casing": 0.12},
+        {"quoted_start": 0.04, "unclosed_quote": 0.04},
+        {"emoji": 0.06, "emoji_sequence": 0.085},
+        {"foreign": 0.02, "accented": 0.075},
+        {"casing": 0.1},
     ),
 }
+# How often a row holds a neutral sentence at its beginning and at its end.
+OPENER_SHARE = 0.12
+DETAIL_SHARE = 0.05
 # How often a gradable word is one that fits any subject, without and with a negation.
-ANY_SUBJECT_SHARE = 0.15
+ANY_SUBJECT_SHARE = 0.12
 NEGATED_ANY_SUBJECT_SHARE = 0.2
 # How often the clause that is conceded in a contrast says so itself.
-HEDGED_SHARE = 0.5
+HEDGED_SHARE = 0.35
 # How often a negation is one that mostly goes with the other polarity.
-UNUSUAL_NEGATION_SHARE = 0.12
+UNUSUAL_NEGATION_SHARE = 0.05
 
 # Words that a writer shouts rather than others.
 SHOUTED = frozenset(
@@ -1243,9 +1241,9 @@ FULL_WIDTH_DIGITS = str.maketrans("0123456789", "０１２３４５６７８９"
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MIN_CHARACTER_COUNT = 4
-MIN_WORD_COUNT = 4
+MIN_WORD_COUNT = 2
 SUFFIX_LENGTHS = (2, 3, 4)
-MIN_SUFFIX_WORDS = 8
+MIN_SUFFIX_WORDS = 5
 
 CJK_BLOCKS = (
     (0x4E00, 0x9FFF),
@@ -1353,9 +1351,10 @@ def _any_clause(
     return _plain_clause(rng, language, domain, aspect, positive=positive)
 
 
-def _verdict(rng: random.Random, language: Language, *, positive: bool) -> str:
-    """A closing judgement."""
-    return rng.choice(language.good_verdicts if positive else language.bad_verdicts)
+def _verdicts(rng: random.Random, language: Language, count: int, *, positive: bool) -> list[str]:
+    """Different closing judgements; only the last can be a question."""
+    verdicts = language.good_verdicts if positive else language.bad_verdicts
+    return sorted(rng.sample(verdicts, count), key=lambda verdict: verdict[-1] in "?？")
 
 
 def _capitalized(text: str) -> str:
@@ -1378,9 +1377,9 @@ def _plain_core(
     """One to three clauses of one polarity, without negation."""
     aspects = rng.sample(domain.aspects, rng.choice((1, 2, 2, 3)))
     clauses = [_plain_clause(rng, language, domain, each, positive=positive) for each in aspects]
-    core = [_joined(rng, language, clauses)]
+    core = [_joined(rng, language, list(dict.fromkeys(clauses)))]
     if rng.random() < 0.45:
-        core.append(_verdict(rng, language, positive=positive))
+        core += _verdicts(rng, language, 1, positive=positive)
     return core
 
 
@@ -1397,7 +1396,7 @@ def _negated_core(
         rng.shuffle(clauses)
     core = [_joined(rng, language, clauses)]
     if rng.random() < 0.15:
-        core.append(_verdict(rng, language, positive=positive))
+        core += _verdicts(rng, language, 1, positive=positive)
     return core
 
 
@@ -1411,14 +1410,18 @@ def _contrast_core(
         form = rng.choice(language.conceded_bad_forms if positive else language.conceded_good_forms)
         x = _clause(form, domain, conceded, word)
     else:
-        x = _any_clause(rng, language, domain, conceded, positive=not positive, negation_share=0.1)
-    if rng.random() < 0.4:
-        y = _verdict(rng, language, positive=positive)
+        negated = rng.random() < 0.1
+        x = _gradable_clause(
+            rng, language, domain, conceded, positive=not positive, negated=negated
+        )
+    inner, last = _verdicts(rng, language, 2, positive=positive)
+    if rng.random() < 0.35:
+        y = inner
     else:
         y = _any_clause(rng, language, domain, decisive, positive=positive, negation_share=0.1)
     core = [rng.choice(language.contrast_forms).format(x=x, y=y)]
     if rng.random() < 0.2:
-        core.append(_verdict(rng, language, positive=positive))
+        core.append(last)
     return core
 
 
@@ -1427,14 +1430,12 @@ def _weighed_core(
 ) -> list[str]:
     """Praise and criticism side by side; a verdict decides unless ``ambiguous``."""
     praised, criticized = rng.sample(domain.aspects, 2)
-    form = rng.choice(language.ambiguous_forms if ambiguous else language.weighed_forms)
-    return [
-        form.format(
-            p=_plain_clause(rng, language, domain, praised, positive=True),
-            c=_plain_clause(rng, language, domain, criticized, positive=False),
-            v=_verdict(rng, language, positive=positive),
-        )
-    ]
+    praise = _plain_clause(rng, language, domain, praised, positive=True)
+    criticism = _plain_clause(rng, language, domain, criticized, positive=False)
+    if ambiguous:
+        return [rng.choice(language.ambiguous_forms).format(p=praise, c=criticism)]
+    first, second = _verdicts(rng, language, 2, positive=positive)
+    return [rng.choice(language.weighed_forms).format(p=praise, c=criticism, v=first), second]
 
 
 def _short_core(
@@ -1444,7 +1445,7 @@ def _short_core(
     least, greatest = language.short_length
     while True:
         if rng.random() < 0.2:
-            text = _verdict(rng, language, positive=positive)
+            text = _verdicts(rng, language, 1, positive=positive)[0]
         else:
             aspect = rng.choice(domain.aspects)
             text = _any_clause(
@@ -1476,7 +1477,7 @@ def _long_core(
                 core.append(clause)
                 if neutral and rng.random() < 0.35:
                     core.append(_fill(rng, language.code, neutral.pop()))
-    core.append(_verdict(rng, language, positive=positive))
+    core += _verdicts(rng, language, 1, positive=positive)
     return core
 
 
@@ -1512,19 +1513,17 @@ def _with_neutral_sentences(
         return _fill(rng, language.code, domain.quoting.replace("{quoted}", name))
 
     before, after = [], []
-    if "full_width_digits" in plan.decorations:
+    if "full_width_digits" in plan.decorations and not re.search(r"\d", "".join(core)):
         numeric = [each for each in domain.openers + domain.details if NUMERIC_SLOT.search(each)]
         before.append(_fill(rng, language.code, rng.choice(numeric)))
-    elif plan.kind != "long" and rng.random() < 0.3:
+    elif plan.kind != "long" and rng.random() < OPENER_SHARE:
         before.append(_fill(rng, language.code, rng.choice(domain.openers)))
-    if plan.kind != "long" and rng.random() < 0.15:
+    if plan.kind != "long" and rng.random() < DETAIL_SHARE:
         after.append(_fill(rng, language.code, rng.choice(domain.details)))
     if "foreign" in plan.decorations:
         after.append(_fill(rng, language.code, rng.choice(domain.foreign)))
     if "accented" in plan.decorations:
         before.append(_fill(rng, language.code, rng.choice(domain.accented)))
-    if "quoted_inside" in plan.decorations:
-        after.append(quoting('"', '"'))
     if "curly_quotes" in plan.decorations:
         rng.choice((before, after)).append(quoting("“", "”"))
     if "unclosed_quote" in plan.decorations:

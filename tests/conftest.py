@@ -1,5 +1,6 @@
 """What tests of several rooms share: the command as users start it, and rows to start it on."""
 
+import importlib.util
 import os
 import pathlib
 import random
@@ -10,7 +11,6 @@ from collections.abc import Callable
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 ROOMS = ("schema", "modeling", "components", "serving", "pipeline", "sample")
 
 GOOD = ("good", "great", "lovely", "superb", "fine")
@@ -58,9 +58,8 @@ def copy_package() -> Callable[[pathlib.Path], pathlib.Path]:
     def copy_package(folder: pathlib.Path) -> pathlib.Path:
         package = folder / "bert_tfx"
         for room in ROOMS:
-            shutil.copytree(
-                ROOT / room, package / room, ignore=shutil.ignore_patterns("__pycache__")
-            )
+            (source,) = importlib.util.find_spec(f"bert_tfx.{room}").submodule_search_locations
+            shutil.copytree(source, package / room, ignore=shutil.ignore_patterns("__pycache__"))
         return package
 
     return copy_package

@@ -6,7 +6,10 @@ import pathlib
 import re
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import pytest
+import tensorflow as tf
+import tensorflow_text  # noqa: F401, registers the ops of the served graph
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
@@ -68,3 +71,36 @@ def run(command) -> Callable[..., Run]:
         return look(output, done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def ask() -> Callable[..., dict[str, np.ndarray]]:
+    """Asks a SavedModel by both signatures; checks the answers, which must be the same."""
+
+    def ask(
+        saved_model: pathlib.Path, rows: list[dict[str, str]], *, classes: list[str]
+    ) -> dict[str, np.ndarray]:
+        examples = []
+        for row in rows:
+            example = tf.train.Example()
+            for name, text in row.items():
+                example.features.feature[name].bytes_list.value.append(text.encode())
+            examples.append(example.SerializeToString())
+        texts = {name: tf.constant([row[name] for row in rows]) for name in rows[0]}
+        signatures = tf.saved_model.load(str(saved_model)).signatures
+        by_example = signatures["serving_default"](examples=tf.constant(examples))
+        by_text = signatures["serve_text"](**texts)
+
+        answer = {name: value.numpy() for name, value in by_example.items()}
+        assert {*answer} == {*by_text} == {"probabilities", "label", "classes"}
+        for name, value in by_text.items():
+            np.testing.assert_array_equal(value.numpy(), answer[name])
+        labels = [label.encode() for label in classes]
+        assert answer["classes"].tolist() == [labels] * len(rows)
+        assert answer["probabilities"].shape == (len(rows), len(classes))
+        np.testing.assert_allclose(answer["probabilities"].sum(axis=1), 1, rtol=1e-5)
+        best = answer["probabilities"].argmax(axis=1)
+        assert answer["label"].tolist() == [labels[i] for i in best]
+        return answer
+
+    return ask

@@ -1,0 +1,232 @@
+import dataclasses
+import json
+import os
+
+import pytest
+
+from bert_tfx.modeling.recipes import RECIPES, Recipe
+from bert_tfx.pipeline.config import BEAM_RUNNERS, OPTIONS, load_options, make_config
+from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.tasks import TASKS
+
+OWN = {"name": "own", "labels": ["a", "b", "c", "d"], "columns": ["text_a", "label"], "train": "x"}
+NEEDED = {"task": "sst2", "data": "data", "output": "output"}
+
+
+def config(**options):
+    return make_config(NEEDED | options)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_defaults_are_those_of_the_task(name):
+    made = config(task=name)
+    assert made.task is TASKS[name]
+    assert made.recipe == RECIPES[name]
+    assert 0.5 < made.min_accuracy < 1
+    assert made.max_rejects == 0
+    assert made.vocab_file is made.pretrained is None
+
+
+def test_own_task_gets_the_plain_recipe_and_must_beat_guessing():
+    made = config(task=OWN)
+    assert made.task.labels == ("a", "b", "c", "d")
+    assert made.recipe == Recipe()
+    assert made.min_accuracy == pytest.approx(1 / 4 + 0.1)
+    assert made.pipeline_name == "bert-tfx-own"
+    assert config(task=made.task) == made
+
+
+def test_options_reach_config_and_recipe(vocab_file):
+    values = {
+        "model": "distilbert",
+        "size": "base",
+        "vocab": str(vocab_file),
+        "lowercase": False,
+        "max_regression": 0,
+        "max_rejects": 7,
+        "min_accuracy": 0.5,
+        "eval_fraction": 0.25,
+        "beam_runner": "multi_processing",
+        "max_length": 64,
+        "batch_size": 8,
+        "epochs": 1,
+        "learning_rate": 0.5,
+        "warmup_fraction": 0,
+        "weight_decay": 0,
+        "clip_norm": 2.5,
+        "patience": 3,
+        "max_steps": 5,
+        "seed": 0,
+    }
+    made = config(**values)
+    in_recipe = {field.name for field in dataclasses.fields(Recipe)}
+    assert in_recipe < values.keys()
+    for name, value in values.items():
+        owner = made.recipe if name in in_recipe else made
+        assert getattr(owner, "vocab_file" if name == "vocab" else name) == value
+    assert {"task", "data", "output", "pretrained", *values} == OPTIONS.keys()
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_needed_option_that_is_missing_is_named(name):
+    options = {key: value for key, value in NEEDED.items() if key != name}
+    with pytest.raises(InputError, match=rf"^option '{name}' is missing: --{name} names "):
+        make_config(options)
+
+
+def test_unknown_option_is_refused_with_the_known_ones():
+    with pytest.raises(InputError, match=r"^unknown option 'epoch'; known are .*epochs, "):
+        config(epoch=3)
+
+
+@pytest.mark.parametrize("task", ["sst-2", "", ["sst2"], 3, None])
+def test_unknown_task_is_refused_with_the_known_ones(task):
+    with pytest.raises(InputError, match=r"known are chnsenticorp, .*--task-file|must not be ''"):
+        config(task=task)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("epochs", "3", "int"),
+        ("epochs", 3.0, "int"),
+        ("epochs", True, "int"),
+        ("epochs", None, "int"),
+        ("max_steps", 3.5, "int"),
+        ("learning_rate", "3e-5", "float"),
+        ("learning_rate", False, "float"),
+        ("min_accuracy", None, "float"),
+        ("lowercase", "no", "bool"),
+        ("lowercase", 1, "bool"),
+        ("data", 3, "str"),
+        ("output", ["x"], "str"),
+        ("pretrained", None, "str"),
+        ("model", 1, "str"),
+    ],
+)
+def test_value_of_another_kind_is_refused(name, value, kind):
+    with pytest.raises(InputError, match=rf"^option '{name}' must be {kind}\. Received: "):
+        config(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["data", "output", "vocab", "pretrained", "model"])
+def test_empty_value_is_refused(name):
+    with pytest.raises(InputError, match=rf"^option '{name}' must not be ''"):
+        config(**{name: ""})
+
+
+@pytest.mark.parametrize("name", [name for name, kind in OPTIONS.items() if kind is float])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_value_that_is_no_number_is_refused(name, value):
+    with pytest.raises(InputError, match=rf"^option '{name}' must not be -?(nan|inf)"):
+        config(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "right"),
+    [
+        ("model", ["albert", "BERT"], ["bert", "distilbert"]),
+        ("size", ["large"], ["tiny", "mini", "small", "medium", "base"]),
+        ("beam_runner", ["flink"], [*BEAM_RUNNERS]),
+        ("min_accuracy", [-0.01, 1.01], [0, 1, 0.5]),
+        ("max_regression", [-0.01, 1.01], [0, 1]),
+        ("eval_fraction", [0, 1, -0.5], [0.01, 0.99]),
+        ("max_rejects", [-1], [0, 10**9]),
+        ("max_length", [4, -1], [5, 512]),
+        ("batch_size", [0], [1]),
+        ("epochs", [0], [1]),
+        ("patience", [0], [1]),
+        ("seed", [-1], [0]),
+        ("max_steps", [0], [1]),
+        ("learning_rate", [0, 1, -1e-5], [1e-9, 0.9]),
+        ("warmup_fraction", [-0.1, 1], [0, 0.9]),
+        ("weight_decay", [-0.01], [0, 0.1]),
+        ("clip_norm", [0, -1], [1e-3]),
+    ],
+)
+def test_ranges(name, wrong, right):
+    for value in wrong:
+        with pytest.raises(InputError, match=name):
+            config(**{name: value})
+    for value in right:
+        config(**{name: value})
+
+
+def test_paths_become_absolute_and_home_is_filled_in(monkeypatch, tmp_path, vocab_file):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vocab.txt").write_bytes(vocab_file.read_bytes())
+    made = config(data="~/rows", output="here/../there", vocab="~/vocab.txt")
+    assert made.data_dir == str(tmp_path / "rows")
+    assert made.output_dir == str(tmp_path / "there")
+    assert made.vocab_file == str(tmp_path / "vocab.txt")
+    assert all(
+        os.path.dirname(path) == made.output_dir
+        for path in (made.artifacts_dir, made.metadata_file, made.serving_dir, made.rejects_dir)
+    )
+
+
+def test_missing_files_are_named_with_the_option(tmp_path, vocab_file):
+    nothing = str(tmp_path / "nothing")
+    with pytest.raises(InputError, match=rf"^{nothing}: no such file; --vocab names"):
+        config(vocab=nothing)
+    with pytest.raises(InputError, match=rf"^{nothing}: no such file; --pretrained names"):
+        config(pretrained=nothing, vocab=str(vocab_file))
+    with pytest.raises(InputError, match=r"its vocabulary is missing: --vocab names"):
+        config(pretrained=str(vocab_file))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[UNK]\n[CLS]\nx\n", r"\[SEP\] not found in 3 lines"),
+        (b"", r"\[UNK\], \[CLS\], \[SEP\] not found"),
+        (b"[UNK]\n[CLS]\n[SEP]\nx\ny\nx\n", r", line 6: token 'x' stands already in line 4"),
+        (b"[UNK]\n[CLS]\n\n[SEP]\n", r", line 3: the line is empty"),
+        (b"[UNK]\n[CLS]\n[SEP]\n\xff\n", r", line 4: not UTF-8"),
+    ],
+)
+def test_malformed_vocabulary_is_refused(tmp_path, content, message):
+    path = tmp_path / "vocab.txt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"^{path}.*{message}"):
+        config(vocab=str(path))
+
+
+def test_beam_engine_is_named():
+    in_memory = config().beam_pipeline_args
+    assert "--runner=FnApiRunner" in in_memory
+    assert "--direct_num_workers=1" in in_memory
+    many = config(beam_runner="multi_processing").beam_pipeline_args
+    assert "--direct_running_mode=multi_processing" in many
+    assert "--direct_num_workers=0" in many
+
+
+def test_options_come_from_a_file(tmp_path):
+    path = tmp_path / "options.json"
+    path.write_text(json.dumps(NEEDED | {"task": OWN, "epochs": 2}), encoding="utf-8")
+    made = make_config(load_options(str(path)))
+    assert made.recipe.epochs == 2
+    assert made.task.name == "own"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "must hold a JSON object"),
+        ('{"epoch": 1}', "unknown option 'epoch'"),
+        ('{"epochs": "1"}', "option 'epochs' must be int"),
+        ('{"learning_rate": NaN}', "option 'learning_rate' must not be nan"),
+    ],
+)
+def test_wrong_options_file_is_named(tmp_path, content, message):
+    path = tmp_path / "options.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=rf"^{path}: {message}"):
+        load_options(str(path))
+
+
+def test_options_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(InputError, match=rf"^{tmp_path}: cannot be read: Is a directory"):
+        load_options(str(tmp_path))
