@@ -431,7 +431,7 @@ ENGLISH_CLOTHES = Domain(
 ENGLISH_DELIVERY = Domain(
     aspects=(
         _aspect("the courier", "polite quick friendly", "rude slow careless", pronoun="he"),
-        _aspect("the delivery", "fast smooth", "slow late"),
+        _aspect("the delivery", "fast quick smooth", "slow late"),
         _aspect("the parcel", "clean neat", "dirty late"),
         _aspect("the tracking", "accurate clear reliable", "wrong confusing unreliable"),
         _aspect("the phone service", "helpful quick polite", "useless slow rude"),
@@ -898,7 +898,7 @@ CHINESE_CLOTHES = Domain(
         "这次拍的是XL",
         "标签上写着made in China",
         "领口有个小logo",
-        "直播间放的歌叫Sunny Day",
+        "直播间的小姐姐一直喊baby",
     ),
     quoted=("修身款", "秋季新款", "燕麦色", "清仓价", "基础款"),
     quoting="{quoted}是标签上写的",
@@ -1138,10 +1138,6 @@ def _chinese_price(rng: random.Random) -> str:
     return rng.choice(("{}元", "{}块", "￥{}", "¥{}")).format(amount)
 
 
-ENGLISH_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-ENGLISH_MONTHS = ("January", "March", "April", "May", "July", "August", "October", "December")
-ENGLISH_CITIES = ("Lisbon", "Turin", "Vienna", "Bristol", "Seattle", "Hangzhou", "Porto", "Ghent")
-
 FILLERS: dict[str, dict[str, Filler]] = {
     "en": {
         "n": _number(2, 9),
@@ -1149,11 +1145,11 @@ FILLERS: dict[str, dict[str, Filler]] = {
         "room": _number(101, 899),
         "time": _clock,
         "price": _english_price,
-        "day": _one_of(*ENGLISH_DAYS),
-        "month": _one_of(*ENGLISH_MONTHS),
-        "city": _one_of(*ENGLISH_CITIES),
-        "gadget": _one_of("phone", "tablet", "laptop", "smart watch", "e-reader", "monitor"),
-        "garment": _one_of("jacket", "sweater", "coat", "hoodie", "raincoat", "cardigan"),
+        "day": _one_of("Monday", "Tuesday", "Friday", "Saturday", "Sunday"),
+        "month": _one_of("January", "March", "May", "July", "October", "December"),
+        "city": _one_of("Lisbon", "Turin", "Vienna", "Bristol", "Seattle", "Hangzhou"),
+        "gadget": _one_of("phone", "tablet", "laptop", "smart watch", "e-reader"),
+        "garment": _one_of("jacket", "sweater", "coat", "hoodie", "raincoat"),
     },
     "zh": {
         "n": _number(2, 9),
@@ -1161,9 +1157,9 @@ FILLERS: dict[str, dict[str, Filler]] = {
         "room": _number(101, 899),
         "time": _clock,
         "price": _chinese_price,
-        "day": _one_of("周一", "周二", "周三", "周四", "周五", "周六", "周日"),
-        "month": _one_of("一月", "三月", "五月", "八月", "暑假", "寒假", "国庆", "上个月"),
-        "city": _one_of("杭州", "成都", "厦门", "西安", "青岛", "南京", "长沙", "桂林", "昆明"),
+        "day": _one_of("周一", "周三", "周五", "周六", "周日"),
+        "month": _one_of("一月", "三月", "五月", "暑假", "国庆", "上个月"),
+        "city": _one_of("杭州", "成都", "厦门", "西安", "青岛", "南京"),
         "gadget": _one_of("手机", "平板", "笔记本", "智能手表", "阅读器"),
         "garment": _one_of("外套", "毛衣", "大衣", "卫衣", "风衣"),
     },
@@ -1186,7 +1182,7 @@ KIND_SHARES = {
         "short": 0.06,
         "long": 0.095,
         "negated": 0.13,
-        "contrast": 0.13,
+        "contrast": 0.12,
         "weighed": 0.03,
         "ambiguous": 0.01,
     },
@@ -1194,7 +1190,7 @@ KIND_SHARES = {
         "short": 0.06,
         "long": 0.03,
         "negated": 0.13,
-        "contrast": 0.13,
+        "contrast": 0.12,
         "weighed": 0.03,
         "ambiguous": 0.01,
     },
@@ -1207,14 +1203,14 @@ MISLABELLED_SHARE = 0.012
 DECORATION_SHARES: dict[str, tuple[dict[str, float], ...]] = {
     "zh": (
         {"quoted_start": 0.04, "unclosed_quote": 0.04, "curly_quotes": 0.07},
-        {"emoji": 0.06, "emoji_sequence": 0.085},
+        {"emoji": 0.06, "emoji_sequence": 0.07},
         {"foreign": 0.07},
         {"full_width_digits": 0.07},
         {"ellipsis": 0.07},
     ),
     "en": (
         {"quoted_start": 0.04, "unclosed_quote": 0.04},
-        {"emoji": 0.06, "emoji_sequence": 0.085},
+        {"emoji": 0.06, "emoji_sequence": 0.07},
         {"foreign": 0.02, "accented": 0.075},
         {"casing": 0.1},
     ),
@@ -1228,7 +1224,7 @@ NEGATED_ANY_SUBJECT_SHARE = 0.2
 # How often the clause that is conceded in a contrast says so itself.
 HEDGED_SHARE = 0.35
 # How often a negation is one that mostly goes with the other polarity.
-UNUSUAL_NEGATION_SHARE = 0.05
+UNUSUAL_NEGATION_SHARE = 0.08
 
 # Words that a writer shouts rather than others.
 SHOUTED = frozenset(
@@ -1241,9 +1237,9 @@ FULL_WIDTH_DIGITS = str.maketrans("0123456789", "０１２３４５６７８９"
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MIN_CHARACTER_COUNT = 4
-MIN_WORD_COUNT = 2
+MIN_WORD_COUNT = 4
 SUFFIX_LENGTHS = (2, 3, 4)
-MIN_SUFFIX_WORDS = 5
+MIN_SUFFIX_WORDS = 8
 
 CJK_BLOCKS = (
     (0x4E00, 0x9FFF),
@@ -1513,7 +1509,7 @@ def _with_neutral_sentences(
         return _fill(rng, language.code, domain.quoting.replace("{quoted}", name))
 
     before, after = [], []
-    if "full_width_digits" in plan.decorations and not re.search(r"\d", "".join(core)):
+    if "full_width_digits" in plan.decorations:
         numeric = [each for each in domain.openers + domain.details if NUMERIC_SLOT.search(each)]
         before.append(_fill(rng, language.code, rng.choice(numeric)))
     elif plan.kind != "long" and rng.random() < OPENER_SHARE:
