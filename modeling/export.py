@@ -25,7 +25,7 @@ TRUNCATED = "truncated"
 _TOKENS_PER_MICRO_BATCH = 4096
 
 _BUCKET_BOUNDS = (16, 32, 64, 128, 256)
-_BUCKET_NAMES = ("000-015", "016-031", "032-063", "064-127", "128-255", "256-512")
+_BUCKET_NAMES = ("000-015", "016-031", "032-063", "064-127", "128-255", "256-")
 
 
 class ServedClassifier(tf.Module):

@@ -249,8 +249,8 @@ def _train_epoch(
     )
     first_step = progress.epoch * len(batches)
     batches = batches[: total_steps - first_step]
-    started = reported = time.monotonic()
-    reported_step = progress.step_in_epoch
+    started = reported = 0.0
+    reported_step = 0
     for indices in batches[progress.step_in_epoch :]:
         loss, correct = train_step(rows.batch(indices), rows.labels[indices])
         progress.step_in_epoch += 1
@@ -258,6 +258,10 @@ def _train_epoch(
         progress.loss_sum += loss * len(indices)
         progress.correct += correct
         now = time.monotonic()
+        if not reported:
+            # The first step also traces the graph; it would spoil the rate.
+            started = reported = now
+            reported_step = progress.step_in_epoch
         if now - reported >= _pause(now - started):
             rate = (progress.step_in_epoch - reported_step) / (now - reported)
             step = first_step + progress.step_in_epoch

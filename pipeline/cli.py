@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_run_options(run: argparse.ArgumentParser) -> None:
-    run.add_argument("--config", metavar="FILE", help="JSON file of options; flags go before it")
+    run.add_argument("--config", metavar="FILE", help="JSON file of options; flags take precedence")
     run.add_argument(
         "--verbose", action="store_true", help="show the logs of TFX, Beam and TensorFlow, too"
     )
@@ -110,6 +110,7 @@ def _add_run_options(run: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--eval", metavar="PATTERN", help="files to evaluate on; else some rows are held out"
     )
+    own.add_argument("--test-columns", metavar="A,B", help="its columns, where they are others")
     own.add_argument("--test", metavar="PATTERN", help="further files, ingested and checked only")
 
     model = run.add_argument_group("the model")
@@ -150,6 +151,8 @@ def _add_run_options(run: argparse.ArgumentParser) -> None:
     ):
         gates.add_argument(_flag(name), type=OPTIONS[name], metavar=metavar, help=text)
 
+    gates.add_argument("--slice-by", metavar="A,B", help="extra columns to slice the evaluation by")
+
     engine = run.add_argument_group("engine")
     engine.add_argument("--beam-runner", choices=BEAM_RUNNERS, help="(default: in_memory)")
 
@@ -161,7 +164,7 @@ def _flag(name: str) -> str:
 def _run(arguments: argparse.Namespace) -> int:
     config = make_config(_options(arguments))
     # The task's files are looked at before the frameworks load: a wrong path answers at once.
-    config.layout  # noqa: B018
+    config.slice_columns  # noqa: B018
     with exclusive(config.output_dir):
         _quieten(arguments.verbose)
 
@@ -207,6 +210,8 @@ def _own_task_fields(given: dict[str, Any], data: str | None) -> dict[str, Any]:
         "header": "no_header" not in given,
     }
     fields |= {n: given[n] for n in ("text_a", "text_b", "label", "eval", "test") if n in given}
+    if "test_columns" in given:
+        fields["test_columns"] = given["test_columns"].split(",")
     if "columns" in given:
         fields["columns"] = given["columns"].split(",")
     elif "no_header" in given:

@@ -12,7 +12,18 @@ from typing import Any
 from bert_tfx.modeling.recipes import RECIPES, Recipe
 from bert_tfx.modeling.vocab_file import read_vocabulary
 from bert_tfx.schema.errors import InputError
-from bert_tfx.schema.tasks import TASKS, Layout, Task, own_task, resolve_layout
+from bert_tfx.schema.tasks import (
+    EVAL,
+    LABEL,
+    TASKS,
+    TEXT_A,
+    TEXT_B,
+    TRAIN,
+    Layout,
+    Task,
+    own_task,
+    resolve_layout,
+)
 
 MODELS = ("bert", "distilbert")
 SIZES = ("tiny", "mini", "small", "medium", "base")
@@ -27,8 +38,10 @@ _MIN_ACCURACY: Mapping[str, float] = {
     "sample": 0.90,
 }
 _MARGIN_OVER_GUESSING = 0.1
-# Size of new weights: the sample is learned in a minute.
-_SIZE: Mapping[str, str] = {"sample": "tiny"}
+# What else differs from the defaults. The sample is learned in a minute.
+_TASK_OPTIONS: Mapping[str, Mapping[str, str]] = {
+    "sample": {"size": "tiny", "slice_by": "language"}
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +63,8 @@ class Config:
         max_regression: By how much its accuracy may lie below that of the last blessed model.
         max_rejects: Rows that may be left out because they do not fit the task.
         eval_fraction: Share of the rows that is held out where the task has no eval file.
+        slice_by: Extra columns of the eval rows by which the evaluation is sliced, separated by
+            commas.
         beam_runner: `in_memory`, or `multi_processing` with a worker for each core.
 
     Raises:
@@ -69,6 +84,7 @@ class Config:
     max_regression: float = 0.01
     max_rejects: int = 0
     eval_fraction: float = 0.1
+    slice_by: str = ""
     beam_runner: str = "in_memory"
 
     def __post_init__(self) -> None:
@@ -105,6 +121,21 @@ class Config:
     def layout(self) -> Layout:
         """The layout in which the task's files lie in `data_dir` (raises InputError)."""
         return resolve_layout(self.task, self.data_dir)
+
+    @property
+    def slice_columns(self) -> tuple[str, ...]:
+        """The columns that `slice_by` names (raises InputError where the eval rows lack one)."""
+        layout = self.layout
+        columns = layout.splits[TRAIN if layout.hash_split else EVAL].columns
+        extra = [name for name in columns if name not in (TEXT_A, TEXT_B, LABEL)]
+        names = tuple(filter(None, self.slice_by.split(",")))
+        for name in names:
+            if name not in extra:
+                raise InputError(
+                    f"slice_by: {name!r} is no extra column of the eval rows; there "
+                    + (f"are {', '.join(extra)}" if extra else "is none")
+                )
+        return names
 
     @property
     def pipeline_name(self) -> str:
@@ -145,7 +176,8 @@ class Config:
     def beam_pipeline_args(self) -> list[str]:
         """Flags that name the Beam engine; without them Beam takes what it happens to find."""
         return [
-            f"--runner={'FnApiRunner' if self.beam_runner == 'in_memory' else 'DirectRunner'}",
+            # `DirectRunner` would try another runner first, and download it where it can.
+            "--runner=FnApiRunner",
             f"--direct_running_mode={self.beam_runner}",
             f"--direct_num_workers={1 if self.beam_runner == 'in_memory' else 0}",
             # Workers run in this environment. Without a package or an image named, TFX would build
@@ -201,14 +233,16 @@ def make_config(options: Mapping[str, Any]) -> Config:
             raise InputError(f"option {name!r} is missing: --{name} names {what}")
 
     task = _task(options["task"])
+    # A user's own task may bear a published one's name, but not take over what was tuned for it.
+    published = task.name if TASKS.get(task.name) == task else ""
     recipe = dataclasses.replace(
-        RECIPES.get(task.name, Recipe()),
+        RECIPES.get(published, Recipe()),
         **{name: options[name] for name in _RECIPE_OPTIONS if name in options},
     )
     guessing = 1 / len(task.labels)
     fields = {
-        "min_accuracy": _MIN_ACCURACY.get(task.name, guessing + _MARGIN_OVER_GUESSING),
-        "size": _SIZE.get(task.name, Config.size),
+        "min_accuracy": _MIN_ACCURACY.get(published, guessing + _MARGIN_OVER_GUESSING),
+        **_TASK_OPTIONS.get(published, {}),
         **{
             _PATH_OPTIONS.get(name, name): options[name]
             for name in _CONFIG_OPTIONS

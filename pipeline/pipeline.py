@@ -20,7 +20,7 @@ from bert_tfx.pipeline.config import Config
 from bert_tfx.pipeline.evaluation import eval_config
 from bert_tfx.pipeline.fingerprint import file_fingerprint, source_fingerprint
 from bert_tfx.schema.errors import InputError
-from bert_tfx.schema.tasks import EVAL, LABEL, TEXT_A, TEXT_B, TRAIN
+from bert_tfx.schema.tasks import EVAL, TRAIN
 from bert_tfx.schema.tfdv_schema import write_task_schema
 
 _PREPROCESSING = "bert_tfx.modeling.preprocessing"
@@ -130,11 +130,7 @@ def create_pipeline(
             task,
             min_accuracy=config.min_accuracy,
             max_regression=config.max_regression,
-            slice_columns=[
-                name
-                for name in layout.splits.get(EVAL, layout.splits[TRAIN]).columns
-                if name not in (TEXT_A, TEXT_B, LABEL)
-            ],
+            slice_columns=config.slice_columns,
         ),
         schema=schema,
         example_splits=[EVAL],

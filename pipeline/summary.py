@@ -18,6 +18,7 @@ from bert_tfx.modeling.tokenization import CLS
 from bert_tfx.pipeline.config import Config
 from bert_tfx.pipeline.evaluation import ACCURACY
 from bert_tfx.pipeline.local_runner import NodeRun
+from bert_tfx.schema.tasks import LABEL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +140,8 @@ def _evaluation_lines(config: Config, evaluation: str, *, majority: float) -> li
         )
         lines.append(f"            label {label}: {values}")
     for key, rows in by_slice.items():
+        if key == LABEL:
+            rows = [(config.task.labels[int(value)], acc, n) for value, acc, n in rows]
         values = ", ".join(f"{value} {acc:.4f} ({n:,})" for value, acc, n in rows)
         lines.append(f"            by {key}: {values}")
     lines.append(f"            {evaluation}")
