@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import io
 import itertools
@@ -71,11 +72,20 @@ def resolved(node: TsvExampleGen) -> dict:
     )
 
 
+def layout_of(task: Task, data_dir: str) -> Layout:
+    """Returns the task's layout with those of its files that the test wrote."""
+    (layout,) = task.layouts
+    splits = {split: files for split, files in layout.splits.items() if files.find(data_dir)}
+    written = dataclasses.replace(task, layouts=(dataclasses.replace(layout, splits=splits),))
+    return resolve_layout(written, data_dir)
+
+
 def ingest(task: Task, data_dir: str, output: pathlib.Path, *, layout: Layout | None = None, **kw):
     """Runs the node's driver and executor and returns the artifact."""
     node = TsvExampleGen(
         task,
-        layout or resolve_layout(task, data_dir),
+        layout
+        or (layout_of(task, data_dir) if task == REVIEWS else resolve_layout(task, data_dir)),
         data_dir,
         rejects_dir=str(output / "rejects"),
         **kw,
@@ -497,7 +507,7 @@ def test_files_that_cannot_be_read_stop_the_run(tmp_path):
 
 def test_a_file_that_vanished_is_named(tmp_path):
     data = write(tmp_path / "data", train__tsv=HEADER + b"good\tfine\tweb\n", dev__tsv=HEADER)
-    layout = resolve_layout(REVIEWS, data)
+    layout = layout_of(REVIEWS, data)
     (tmp_path / "data" / "train.tsv").unlink()
     with pytest.raises(InputError, match=r"data/train\*\.tsv\*: no such file.*'train'"):
         ingest(REVIEWS, data, tmp_path, layout=layout)
@@ -620,7 +630,7 @@ def test_a_range_config_picks_the_span(spans):
     task, root = spans
     node = TsvExampleGen(
         task,
-        resolve_layout(task, str(root)),
+        layout_of(task, str(root)),
         str(root),
         rejects_dir="rejects",
         range_config=range_config_pb2.RangeConfig(
@@ -635,14 +645,14 @@ def test_a_range_config_picks_the_span(spans):
 def test_spans_that_do_not_match_are_an_input_error(spans):
     task, root = spans
     (root / "span-10" / "dev.tsv").unlink()
-    node = TsvExampleGen(task, resolve_layout(task, str(root)), str(root), rejects_dir="rejects")
+    node = TsvExampleGen(task, layout_of(task, str(root)), str(root), rejects_dir="rejects")
     with pytest.raises(InputError, match=r"train: span-\{SPAN\}/train\.tsv.*same for each split"):
         resolved(node)
 
 
 def test_what_the_node_reads_and_how_is_part_of_the_cache_key(tmp_path):
     data = write(tmp_path / "data [1]", train__tsv=HEADER + b"good\tfine\tweb\n", dev__tsv=HEADER)
-    layout = resolve_layout(REVIEWS, data)
+    layout = layout_of(REVIEWS, data)
 
     def key(**parameters):
         node = TsvExampleGen(REVIEWS, layout, data, rejects_dir="rejects", **parameters)
@@ -675,7 +685,7 @@ def test_in_a_pipeline_counts_are_recorded_and_a_second_run_is_cached(tmp_path):
         train__tsv=HEADER + b"good\tfine\tweb\n",
         dev__tsv=HEADER + b"bad\tnot fine\tweb\n",
     )
-    layout = resolve_layout(REVIEWS, data)
+    layout = layout_of(REVIEWS, data)
     connection = metadata.sqlite_metadata_connection_config(str(tmp_path / "metadata.sqlite"))
     pipeline = tfx_pipeline.Pipeline(
         pipeline_name="ingest",
