@@ -104,7 +104,7 @@ def fine_tune(
         clip_norm=recipe.clip_norm,
     )
     optimizer.build(model.trainable_variables)
-    train_step = _train_step(model, optimizer)
+    take_step = train_step(model, optimizer)
     predict = predictor(model)
     state = _State(model, optimizer, pathlib.Path(state_dir))
     progress = state.restore() or Progress()
@@ -117,7 +117,7 @@ def fine_tune(
 
     report = on_metrics or (lambda step, metrics: None)
     while progress.epoch < recipe.epochs:
-        _train_epoch(train_step, train_rows, recipe, progress, total_steps, state, report)
+        _train_epoch(take_step, train_rows, recipe, progress, total_steps, state, report)
         evaluation = evaluate(predict, eval_rows)
         metrics = {
             **_means(progress),
@@ -190,7 +190,7 @@ def predictor(model: keras.Model) -> Predict:
     return lambda batch: logits(batch).numpy()
 
 
-def _train_step(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> TrainStep:
+def train_step(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> TrainStep:
     """Makes the function that learns from a batch and returns its mean loss and correct rows."""
     loss_fn = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     if keras.backend.backend() != "tensorflow":
@@ -235,7 +235,7 @@ def _tensorflow_signature() -> list[Any]:
 
 
 def _train_epoch(
-    train_step: TrainStep,
+    take_step: TrainStep,
     rows: batching.Rows,
     recipe: Recipe,
     progress: Progress,
@@ -252,7 +252,7 @@ def _train_epoch(
     started = reported = 0.0
     reported_step = 0
     for indices in batches[progress.step_in_epoch :]:
-        loss, correct = train_step(rows.batch(indices), rows.labels[indices])
+        loss, correct = take_step(rows.batch(indices), rows.labels[indices])
         progress.step_in_epoch += 1
         progress.rows += len(indices)
         progress.loss_sum += loss * len(indices)
