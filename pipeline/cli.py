@@ -32,7 +32,11 @@ EXIT_INPUT_ERROR = 2
 EXIT_NOT_BLESSED = 3
 
 # What describes the user's own files on the command line.
-_OWN_TASK = ("labels", "columns", "no_header", TEXT_A, TEXT_B, LABEL, TRAIN, EVAL, TEST)
+_OWN_TASK = (
+    *("labels", "columns", "test_columns", "no_header"),
+    *(TEXT_A, TEXT_B, LABEL),
+    *(TRAIN, EVAL, TEST),
+)
 
 _SAMPLE = pathlib.Path(__file__).parent.parent / "sample"
 

@@ -38,6 +38,7 @@ _MIN_ACCURACY: Mapping[str, float] = {
     "sample": 0.90,
 }
 _MARGIN_OVER_GUESSING = 0.1
+_GLOB = frozenset("*?[]\\")
 # What else differs from the defaults. The sample is learned in a minute.
 _TASK_OPTIONS: Mapping[str, Mapping[str, str]] = {
     "sample": {"size": "tiny", "slice_by": "language"}
@@ -101,6 +102,11 @@ class Config:
             raise InputError(f"eval_fraction must be in (0, 1). Received: {self.eval_fraction}")
         if self.max_rejects < 0:
             raise InputError(f"max_rejects must not be negative. Received: {self.max_rejects}")
+        if special := _GLOB & set(self.output_dir):
+            raise InputError(
+                f"{self.output_dir}: {' '.join(sorted(special))} must not stand in the path of the "
+                "output folder, because TFX would take it for a pattern; --output names another"
+            )
         if self.vocab_file is not None and not os.path.isfile(self.vocab_file):
             raise InputError(
                 f"{self.vocab_file}: no such file; --vocab names the vocab.txt of the checkpoint"

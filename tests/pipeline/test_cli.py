@@ -93,6 +93,11 @@ OWN = "--task own --labels bad,good --data own --text-a review"
         (f"{SST2} --vocab no_cls.txt", ["{}/no_cls.txt: [CLS] not found", "with the checkpoint"]),
         (f"{SST2} --vocab twice.txt", ["{}/twice.txt, line 7: token 'x' stands already in line 5"]),
         (f"{SST2} --pretrained file", ["{}/file: its vocabulary is missing: --vocab names"]),
+        (
+            f"{SST2} --slice-by source",
+            ["'source' is no extra column of the eval rows; there is none"],
+        ),
+        (f"{SST2} --test-columns text_a", ["--labels is missing: your own task needs"]),
         (f"{SST2} --config nothing.json", ["nothing.json: cannot be read: No such file"]),
         (f"{SST2} --config options.json", ["options.json: unknown option 'epoch'", "epochs"]),
         ("--task-file nothing.json --data own", ["nothing.json: cannot read the task: No such"]),
@@ -195,9 +200,10 @@ def test_own_task_takes_its_columns_from_the_header(place):
 def test_own_task_without_header(place):
     task = own_task(
         place / "own", "--train", "rows.tsv", "--eval", "dev.tsv", "--no-header",
-        "--columns", "label,text_a",
+        "--columns", "label,text_a", "--test", "test.tsv", "--test-columns", "text_a,id",
     )  # fmt: skip
     (layout,) = task.layouts
+    assert layout.splits["test"].columns == ("text_a", "id")
     assert layout.splits["eval"].columns == ("label", "text_a")
     assert layout.splits["eval"].header is None
     assert not layout.hash_split

@@ -36,6 +36,18 @@ def test_own_task_gets_the_plain_recipe_and_must_beat_guessing():
     assert config(task=made.task) == made
 
 
+def test_own_task_of_a_published_name_takes_over_nothing():
+    made = config(task={**OWN, "name": "sst2"})
+    assert made.recipe == Recipe() != RECIPES["sst2"]
+    assert made.min_accuracy == pytest.approx(1 / 4 + 0.1)
+
+
+def test_sample_is_learned_by_the_smallest_size_unless_told_otherwise():
+    assert config(task="sample").size == "tiny"
+    assert config(task="sample", size="mini").size == "mini"
+    assert config(task=OWN).size == "mini"
+
+
 def test_options_reach_config_and_recipe(vocab_file):
     values = {
         "model": "distilbert",
@@ -46,6 +58,7 @@ def test_options_reach_config_and_recipe(vocab_file):
         "max_rejects": 7,
         "min_accuracy": 0.5,
         "eval_fraction": 0.25,
+        "slice_by": "source",
         "beam_runner": "multi_processing",
         "max_length": 64,
         "batch_size": 8,
@@ -166,6 +179,16 @@ def test_paths_become_absolute_and_home_is_filled_in(monkeypatch, tmp_path, voca
     )
 
 
+@pytest.mark.parametrize("name", ["a*", "a?", "[a]", "a\\b"])
+def test_output_that_would_be_a_pattern_is_refused(monkeypatch, tmp_path, name):
+    with pytest.raises(InputError, match=r"must not stand in the path of the output folder"):
+        config(output=f"{name}/output")
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    with pytest.raises(InputError, match=r"--output names another"):
+        config()
+
+
 def test_missing_files_are_named_with_the_option(tmp_path, vocab_file):
     nothing = str(tmp_path / "nothing")
     with pytest.raises(InputError, match=rf"^{nothing}: no such file; --vocab names"):
@@ -193,11 +216,33 @@ def test_malformed_vocabulary_is_refused(tmp_path, content, message):
         config(vocab=str(path))
 
 
+@pytest.mark.parametrize("eval_file", [True, False])
+def test_slices_are_extra_columns_of_the_eval_rows(tmp_path, eval_file):
+    columns = ["text_a", "label", "source", "year"]
+    task = {**OWN, "columns": columns, "train": "train.tsv"}
+    (tmp_path / "train.tsv").write_text("text_a\tlabel\tsource\tyear\n")
+    if eval_file:
+        task["eval"] = "dev.tsv"
+        (tmp_path / "dev.tsv").write_text("text_a\tlabel\tsource\tyear\n")
+
+    def slices(**options):
+        return config(task=task, data=str(tmp_path), **options).slice_columns
+
+    assert slices() == ()
+    assert slices(slice_by="year") == ("year",)
+    assert slices(slice_by="year,source") == ("year", "source")
+    for name in ("text_a", "label", "place", " year"):
+        message = rf"^slice_by: '{name}' is no extra column .*; there are source, year$"
+        with pytest.raises(InputError, match=message):
+            slices(slice_by=name)
+
+
 def test_beam_engine_is_named():
     in_memory = config().beam_pipeline_args
     assert "--runner=FnApiRunner" in in_memory
     assert "--direct_num_workers=1" in in_memory
     many = config(beam_runner="multi_processing").beam_pipeline_args
+    assert "--runner=FnApiRunner" in many
     assert "--direct_running_mode=multi_processing" in many
     assert "--direct_num_workers=0" in many
 
