@@ -252,6 +252,8 @@ def _quieten(verbose: bool) -> None:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.simplefilter("ignore")
+    # For the worker processes of `multi_processing`.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
     from absl import logging as absl_logging
 
     # TFX's errors only announce an exception, and that one speaks for itself.

@@ -1,6 +1,7 @@
 """The configuration of a run: one frozen object, made of a task, a recipe and a few choices."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -145,8 +146,13 @@ class Config:
 
     @property
     def pipeline_name(self) -> str:
-        """The name under which the run's lineage is kept."""
-        return f"bert-tfx-{self.task.name}"
+        """The name under which the run's lineage is kept.
+
+        A model is compared with those of its own lineage. One of other labels, or of pairs where
+        this one is of single texts, cannot answer the same questions.
+        """
+        answers = json.dumps([self.task.labels, self.task.is_pair])
+        return f"bert-tfx-{self.task.name}-{hashlib.sha256(answers.encode()).hexdigest()[:8]}"
 
     @property
     def artifacts_dir(self) -> str:

@@ -32,8 +32,18 @@ def test_own_task_gets_the_plain_recipe_and_must_beat_guessing():
     assert made.task.labels == ("a", "b", "c", "d")
     assert made.recipe == Recipe()
     assert made.min_accuracy == pytest.approx(1 / 4 + 0.1)
-    assert made.pipeline_name == "bert-tfx-own"
     assert config(task=made.task) == made
+
+
+def test_lineage_is_that_of_models_that_answer_the_same_questions():
+    pairs = {**OWN, "columns": ["text_a", "text_b", "label"]}
+    tasks = [OWN, pairs, {**OWN, "labels": ["a", "b"]}, {**OWN, "labels": ["b", "a"]}, "sst2"]
+    names = [config(task=task).pipeline_name for task in tasks]
+    assert len(set(names)) == len(names)
+    assert names[0].startswith("bert-tfx-own-")
+    # Where the files lie and what else is in them changes no answer.
+    extra = {**OWN, "columns": ["label", "text_a", "source"], "train": "y", "eval": "z"}
+    assert config(task=extra, epochs=9, data="elsewhere").pipeline_name == names[0]
 
 
 def test_own_task_of_a_published_name_takes_over_nothing():
