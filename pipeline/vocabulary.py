@@ -4,21 +4,13 @@ import hashlib
 import logging
 import os
 import pathlib
-import zlib
 from collections.abc import Iterator
 
-from bert_tfx.components.tsv_example_gen.executor import (
-    Misfit,
-    RowParser,
-    falls_into_eval,
-    open_file,
-    read_lines,
-    read_rows,
-)
 from bert_tfx.modeling.vocabulary import learn_vocabulary
 from bert_tfx.pipeline.config import Config
 from bert_tfx.pipeline.fingerprint import file_fingerprint, source_fingerprint
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.rows import Misfit, falls_into_eval, parse_files
 from bert_tfx.schema.tasks import TRAIN
 
 logger = logging.getLogger(__name__)
@@ -58,24 +50,16 @@ def _texts(config: Config) -> Iterator[str]:
     """Yields the texts to train on."""
     task, layout = config.task, config.layout
     files = layout.splits[TRAIN]
-    parse = RowParser(files, task.labels)
     empty = True
     misfit = None
-    for path in files.find(config.data_dir):
-        try:
-            with open_file(path) as file:
-                for line, row in read_rows(read_lines(file), files, path):
-                    features = parse(row)
-                    if isinstance(features, Misfit):
-                        misfit = misfit or (path, line, features)
-                        continue
-                    texts = [bytes(features[name]).decode() for name in task.text_features]
-                    if not (layout.hash_split and falls_into_eval(texts, config.eval_fraction)):
-                        empty = False
-                        yield from texts
-        except (OSError, EOFError, zlib.error) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"{path}: cannot be read: {reason}") from error
+    for path, line, features in parse_files(files, task.labels, config.data_dir):
+        if isinstance(features, Misfit):
+            misfit = misfit or (path, line, features)
+            continue
+        texts = [bytes(features[name]).decode() for name in task.text_features]
+        if not (layout.hash_split and falls_into_eval(texts, config.eval_fraction)):
+            empty = False
+            yield from texts
     if empty and misfit:
         path, line, (column, reason) = misfit
         raise InputError(

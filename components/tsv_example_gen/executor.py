@@ -1,18 +1,15 @@
 """Executor of TsvExampleGen: files to rows, rows to tf.Example, the rest to a list of rejects."""
 
-import codecs
 import collections
 import contextlib
 import dataclasses
 import gzip
-import hashlib
 import json
 import os
-import unicodedata
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, cast
 
 import apache_beam as beam
 import tensorflow as tf
@@ -30,6 +27,7 @@ from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import proto_utils
 
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.rows import Misfit, RowParser, falls_into_eval, read_lines, read_rows
 from bert_tfx.schema.tasks import (
     EVAL,
     LABEL,
@@ -43,10 +41,6 @@ from bert_tfx.schema.tasks import (
     TsvFiles,
 )
 
-# A hundred times what an encoder can see. A longer row is a file with other line ends, and holding
-# it whole could take the worker's memory.
-MAX_ROW_BYTES = 256 * 1024
-
 # The lists are for people who mend files; the driver sorts them in memory.
 MAX_LISTED_REJECTS = 100_000
 MAX_LISTED_ROW_BYTES = 8 * 1024
@@ -56,145 +50,13 @@ SHARD_BYTES = 32 * 1024 * 1024
 
 _REPORT = "report-"
 
-# So many rows, files or labels are named in a message.
+# So many rows or files are named in a message.
 _NAMED = 5
 
 _ESCAPES = str.maketrans(
     {chr(code): f"\\x{code:02x}" for code in (*range(32), 127)}
     | {"\t": "\\t", "\n": "\\n", "\r": "\\r"}
 )
-
-Features = dict[str, bytes | int]
-
-
-class Misfit(NamedTuple):
-    """Why a row does not fit.
-
-    Attributes:
-        column: What the file calls the column, empty where the whole row is at fault.
-        reason: What is wrong with it.
-    """
-
-    column: str
-    reason: str
-
-
-class RowParser:
-    """Turns rows of one split's files into features.
-
-    Args:
-        files: The declaration of the columns.
-        labels: The task's labels, in the order of their class indices.
-    """
-
-    def __init__(self, files: TsvFiles, labels: Sequence[str]) -> None:
-        self._features = files.columns
-        self._columns = files.header or files.columns
-        self._labels = {label.encode(): index for index, label in enumerate(labels)}
-        self._known = ", ".join(map(repr, labels[:_NAMED])) + ", ..." * (len(labels) > _NAMED)
-
-    def __call__(self, row: bytes) -> Features | Misfit:
-        r"""Returns a row's features, or why it does not fit.
-
-        Args:
-            row: A line without its line end.
-
-        Returns:
-            Features by name, in the order of the columns: the label as its class index, everything
-            else as the bytes that stand in the file.
-        """
-        if len(row) > MAX_ROW_BYTES:
-            return Misfit("", f"longer than {MAX_ROW_BYTES:,} bytes")
-        fields = row.split(b"\t")
-        if len(fields) != len(self._features):
-            return Misfit(
-                "",
-                f"expected {len(self._features)} columns ({', '.join(self._columns)}), "
-                f"found {len(fields)}",
-            )
-        features: Features = {}
-        for feature, column, field in zip(self._features, self._columns, fields, strict=True):
-            if b"\0" in field:
-                return Misfit(column, "holds a NUL byte")
-            try:
-                text = field.decode("utf-8")
-            except UnicodeDecodeError as error:
-                return Misfit(
-                    column, f"not UTF-8: byte 0x{field[error.start]:02x} at position {error.start}"
-                )
-            if feature == LABEL:
-                index = self._labels.get(field)
-                if index is None:
-                    shown = text if len(text) <= 40 else text[:37] + "..."
-                    return Misfit(column, f"unknown label {shown!r}, known are {self._known}")
-                features[LABEL] = index
-                continue
-            if feature in (TEXT_A, TEXT_B) and not text.strip():
-                return Misfit(column, "the text is empty")
-            features[feature] = field
-        return features
-
-
-def read_lines(file: BinaryIO) -> Iterator[bytes]:
-    r"""Yields the lines of a file, cut at `\n` only, without their line ends (`\n` or `\r\n`).
-
-    A line of more than `MAX_ROW_BYTES` bytes is cut off somewhere behind that length: the rest is
-    read and dropped piece by piece.
-
-    Args:
-        file: The file, at its start; a byte order mark is left out.
-    """
-    first = True
-    # Room for a line end behind the longest row.
-    while line := file.readline(MAX_ROW_BYTES + 2):
-        piece = line
-        while piece and not piece.endswith(b"\n"):
-            piece = file.readline(MAX_ROW_BYTES)
-        line = line.removesuffix(b"\n").removesuffix(b"\r")
-        yield line.removeprefix(codecs.BOM_UTF8) if first else line
-        first = False
-
-
-def read_rows(lines: Iterable[bytes], files: TsvFiles, path: str) -> Iterator[tuple[int, bytes]]:
-    """Yields line numbers (from 1) and rows: what is left of a file without header and blank end.
-
-    Args:
-        lines: The file's lines.
-        files: Declares the header.
-        path: The file, for messages.
-
-    Raises:
-        InputError: If the file is empty or its first line is not the declared header.
-    """
-    number, blank = 0, 0
-    for number, line in enumerate(lines, start=1):
-        if number == 1 and files.header is not None:
-            if problem := files.header_problem(path, line):
-                raise InputError(problem)
-        elif not line:
-            blank += 1
-        else:
-            # Not at the file's end after all, so they are rows.
-            yield from ((blank_number, b"") for blank_number in range(number - blank, number))
-            blank = 0
-            yield number, line
-    if number == 0:
-        raise InputError(f"{path}: the file is empty")
-
-
-def falls_into_eval(texts: Sequence[str], eval_fraction: float) -> bool:
-    """Decides by a hash of its text whether a row of a hash split belongs to eval.
-
-    Texts that differ in nothing but case, width or space are one text, and the order of a pair does
-    not matter, so that no text to evaluate on was trained on.
-
-    Args:
-        texts: The row's texts.
-        eval_fraction: The share of the hash space that is eval's.
-    """
-    keys = (" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in texts)
-    digest = hashlib.sha256("\n".join(sorted(keys)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") < eval_fraction * 2**64
 
 
 def escape(row: bytes) -> str:

@@ -1,6 +1,5 @@
 import dataclasses
 import gzip
-import io
 import itertools
 import os
 import pathlib
@@ -22,9 +21,8 @@ from tfx.types import artifact_utils, standard_artifacts
 
 from bert_tfx.components.tsv_example_gen import executor
 from bert_tfx.components.tsv_example_gen.component import TsvExampleGen
-from bert_tfx.components.tsv_example_gen.executor import Misfit, RowParser, read_lines, read_rows
 from bert_tfx.schema.errors import InputError
-from bert_tfx.schema.tasks import TASKS, Layout, Task, TsvFiles, own_task, resolve_layout
+from bert_tfx.schema.tasks import TASKS, Layout, Task, own_task, resolve_layout
 
 SHARED_DATA = pathlib.Path(__file__).parents[3] / "shared" / "data"
 
@@ -129,92 +127,6 @@ def files_below(folder: pathlib.Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
-# Rows: pure functions.
-
-FILES = TsvFiles("x.tsv", ("text_a", "label", "source"), ("Sentence", "Y", "From"))
-parse = RowParser(FILES, ("bad", "good"))
-
-
-def test_a_row_becomes_features_byte_for_byte():
-    assert parse('a "b" 好 \u2028\u0085 \tgood\t'.encode()) == {
-        "text_a": 'a "b" 好 \u2028\u0085 '.encode(),
-        "label": 1,
-        "source": b"",
-    }
-
-
-@pytest.mark.parametrize(
-    ("row", "column", "reason"),
-    [
-        (b"text\tgood", "", "expected 3 columns (Sentence, Y, From), found 2"),
-        (b"text\tgood\tweb\t", "", "expected 3 columns (Sentence, Y, From), found 4"),
-        (b"", "", "expected 3 columns (Sentence, Y, From), found 1"),
-        (b"text\tfine\tweb", "Y", "unknown label 'fine', known are 'bad', 'good'"),
-        (b"text\tgood \tweb", "Y", "unknown label 'good ', known are 'bad', 'good'"),
-        (b"text\tGOOD\tweb", "Y", "unknown label 'GOOD', known are 'bad', 'good'"),
-        (b"text\t\tweb", "Y", "unknown label '', known are 'bad', 'good'"),
-        (b"text\t" + b"x" * 99 + b"\tweb", "Y", f"unknown label '{'x' * 37}...', known are"),
-        (b"te\xffxt\tgood\tweb", "Sentence", "not UTF-8: byte 0xff at position 2"),
-        (b"\xed\xa0\x80\tgood\tweb", "Sentence", "not UTF-8: byte 0xed at position 0"),
-        (b"text\t\xfe\tweb", "Y", "not UTF-8: byte 0xfe at position 0"),
-        (b"text\tgood\t\xc3", "From", "not UTF-8: byte 0xc3 at position 0"),
-        (b"te\0xt\tgood\tweb", "Sentence", "holds a NUL byte"),
-        (b"text\tgood\t\0", "From", "holds a NUL byte"),
-        (b"\tgood\tweb", "Sentence", "the text is empty"),
-        (" \u3000\u2028".encode() + b"\tgood\tweb", "Sentence", "the text is empty"),
-        (b"x" * (executor.MAX_ROW_BYTES - 8) + b"\tgood\tweb", "", "longer than 262,144 bytes"),
-    ],
-)
-def test_a_row_that_does_not_fit_says_why(row, column, reason):
-    misfit = parse(row)
-    assert isinstance(misfit, Misfit)
-    assert misfit.column == column
-    assert misfit.reason.startswith(reason)
-
-
-def test_the_longest_row_fits():
-    row = b"x" * (executor.MAX_ROW_BYTES - 9) + b"\tgood\tweb"
-    assert len(row) == executor.MAX_ROW_BYTES
-    assert parse(row)["label"] == 1
-
-
-def test_many_labels_are_not_all_named():
-    parser = RowParser(FILES, tuple("abcdefgh"))
-    assert parser(b"text\tz\tweb").reason.endswith("known are 'a', 'b', 'c', 'd', 'e', ...")
-
-
-def test_without_header_features_name_the_columns():
-    parser = RowParser(TsvFiles("x.tsv", ("text_a", "label"), None), ("0", "1"))
-    assert parser(b"text\t7").column == "label"
-
-
-texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\n\r\0")).filter(
-    str.strip
-)
-
-
-@unhurried
-@given(rows=st.lists(st.tuples(texts, st.sampled_from(["bad", "good"]), texts)), crlf=st.booleans())
-def test_any_text_survives_the_file(rows, crlf):
-    end = "\r\n" if crlf else "\n"
-    content = "".join("\t".join(row) + end for row in [FILES.header, *rows]).encode()
-    read = [parse(row) for _, row in read_rows(read_lines(io.BytesIO(content)), FILES, "x")]
-    assert read == [
-        {"text_a": text.encode(), "label": ("bad", "good").index(label), "source": source.encode()}
-        for text, label, source in rows
-    ]
-
-
-@unhurried
-@given(st.binary().filter(lambda content: not content.startswith(b"\xef\xbb\xbf")))
-def test_lines_end_at_line_feeds_only(content):
-    lines = content.split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    expected = [line.removesuffix(b"\r") for line in lines]
-    assert list(read_lines(io.BytesIO(content))) == expected
-
-
 LETTERS = {b"\\": b"\\", b"t": b"\t", b"n": b"\n", b"r": b"\r"}
 ESCAPE = re.compile(rb"\\(?:x([0-9a-f]{2})|(.))")
 
@@ -235,76 +147,6 @@ def test_escaped_bytes_are_one_printable_field(row):
 
 def test_escapes_are_those_of_python():
     assert executor.escape(b"a\\n\tb\r\n\0\xff") == "a\\\\n\\tb\\r\\n\\x00\\xff"
-
-
-@pytest.mark.parametrize(
-    ("content", "rows"),
-    [
-        (b"a\nb\n", [(1, b"a"), (2, b"b")]),
-        (b"a\nb", [(1, b"a"), (2, b"b")]),
-        (b"a\nb\r", [(1, b"a"), (2, b"b")]),
-        (b"\xef\xbb\xbfa\n\xef\xbb\xbfb\n", [(1, b"a"), (2, b"\xef\xbb\xbfb")]),
-        (b"a\n\n", [(1, b"a")]),
-        (b"a\r\n\r\n\n", [(1, b"a")]),
-        (b"a\n\n\nb\n\n", [(1, b"a"), (2, b""), (3, b""), (4, b"b")]),
-        (b"a\r\rb\n", [(1, b"a\r\rb")]),
-        (b"\n", []),
-    ],
-)
-def test_rows_are_lines_but_for_a_blank_end(content, rows):
-    files = TsvFiles("x.tsv", ("text_a", "label"), None)
-    assert list(read_rows(read_lines(io.BytesIO(content)), files, "x")) == rows
-
-
-def test_a_giant_line_is_never_held_whole():
-    class Measured(io.BytesIO):
-        longest = 0
-
-        def readline(self, size):
-            line = super().readline(size)
-            self.longest = max(self.longest, len(line))
-            return line
-
-    giant = Measured(b"a\n" + b"x" * 5_000_000 + b"\nb\n")
-    lines = list(read_lines(giant))
-    assert (lines[0], lines[2], len(lines)) == (b"a", b"b", 3)
-    assert executor.MAX_ROW_BYTES < len(lines[1]) <= giant.longest < executor.MAX_ROW_BYTES + 10
-
-
-@pytest.mark.parametrize("end", [b"\n", b"\r\n", b""])
-@pytest.mark.parametrize("excess", [-1, 0, 1, 2, 3])
-def test_row_length_does_not_count_the_line_end(end, excess):
-    line = b"x" * (executor.MAX_ROW_BYTES + excess)
-    (read, *rest) = read_lines(io.BytesIO(line + end + (b"y\n" if end else b"")))
-    assert (len(read) > executor.MAX_ROW_BYTES) == (excess > 0)
-    assert rest == ([b"y"] if end else [])
-
-
-# The hash split.
-
-
-@unhurried
-@given(texts, texts, st.floats(0.01, 0.99))
-def test_equal_texts_fall_on_one_side(a, b, fraction):
-    side = executor.falls_into_eval([a, b], fraction)
-    assert executor.falls_into_eval([b, a], fraction) == side
-    assert executor.falls_into_eval([f" {a}  ", b], fraction) == side
-
-
-def test_case_width_and_space_do_not_make_another_text():
-    variants = ["Ｇｏｏｄ  film", "good film ", "GOOD\u3000FILM"]
-    for number in range(50):
-        sides = {executor.falls_into_eval([f"{v} {number}"], 0.5) for v in variants}
-        assert len(sides) == 1
-
-
-def test_eval_gets_its_share():
-    held_out = sum(executor.falls_into_eval([f"text {n}"], 0.2) for n in range(5000))
-    assert 900 < held_out < 1100
-    # A larger share only adds.
-    for n in range(500):
-        if executor.falls_into_eval([f"text {n}"], 0.2):
-            assert executor.falls_into_eval([f"text {n}"], 0.3)
 
 
 # The node, end to end. One run answers many questions.
