@@ -1,6 +1,7 @@
 # Every target sets up what it needs in .venv, and does nothing where nothing is to be done.
 
 PYTHON ?= python3.10
+PYTHON311 ?= python3.11
 OUTPUT ?= build/sample
 PYTEST_ARGS ?=
 LOCK_ARGS ?=
@@ -9,7 +10,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: run test e2e-real lint format lock bench clean help
+.PHONY: run test e2e-real reference test-jax lint format lock bench clean help
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 # The user names the interpreter; uv must not download another one.
@@ -31,6 +32,12 @@ test: .venv/.dev-installed  ## run the tests; PYTEST_ARGS="-k vocabulary -x" is 
 e2e-real: .venv/.dev-installed  ## the heavy proofs on real datasets (../shared), many minutes
 	@$(BIN)/python -m pytest -m real -s $(PYTEST_ARGS)
 
+reference: .venv-reference/.installed  ## set up what e2e-real compares the models with (transformers)
+
+test-jax: .venv-jax/.installed  ## run the encoders under Keras' JAX backend, without TensorFlow
+	@KERAS_BACKEND=jax .venv-jax/bin/python -m pytest tests/reference/test_jax.py \
+	    tests/reference/test_training_step.py $(PYTEST_ARGS)
+
 lint: .venv/.dev-installed  ## check rules and format (ruff) and types (mypy)
 	@mkdir -p build/mypy/bert_tfx
 	for folder in $(FOLDERS); do ln -sfn "../../../$$folder" "build/mypy/bert_tfx/$$folder"; done
@@ -49,12 +56,16 @@ lock: .venv/.uv-installed  ## rewrite the lock files from setup.py; LOCK_ARGS=--
 	$(UV_LOCK) setup.py --extra dev -c requirements/constraints.txt -c requirements/run.txt \
 	    -o requirements/dev.txt
 	echo uv | $(UV_LOCK) - --no-annotate -o requirements/uv.txt
+	$(UV_LOCK_311) $(TORCH_AT) requirements/reference.in -o requirements/reference.txt \
+	    --excludes <(echo sentence-transformers)
+	$(UV_LOCK_311) requirements/jax.in -o requirements/jax.txt \
+	    -c <(sed -nE 's/^((keras|safetensors|pytest|pytest-timeout)==[^ ]+).*/\1/p' requirements/dev.txt)
 
 bench: .venv/.dev-installed  ## measure the speed; what is measured, and how, is told in benchmarks/
 	@$(BIN)/python benchmarks/run.py
 
 clean:  ## remove .venv, build and all caches; outputs elsewhere stay
-	@rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .venv-reference .venv-jax build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## list the targets
@@ -77,6 +88,10 @@ endif
 UV_INSTALL = $(UV) pip install --quiet --python $(BIN)/python
 UV_LOCK = $(UV) pip compile --quiet --generate-hashes --custom-compile-command "make lock" \
     --python-version 3.10 --python-platform x86_64-manylinux_2_28 $(LOCK_ARGS)
+UV_LOCK_311 = $(subst --python-version 3.10,--python-version 3.11,$(UV_LOCK)) --no-annotate
+# PyTorch's CPU build comes from PyTorch's own index, which uv knows, or from a folder of wheels.
+WHEELS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS))
+TORCH_AT := $(or $(addprefix --find-links ,$(WHEELS)),--torch-backend cpu)
 
 define NO_PYTHON
   The lock files pin TFX 1.16, which installs on Python 3.10 only. To get it:
@@ -134,5 +149,31 @@ export NO_PYTHON NO_VENV
 	echo "set-up: installing the development tools from requirements/dev.txt"
 	$(UV_INSTALL) --require-hashes -r requirements/dev.txt
 	rm .venv/.unfinished
+	touch $@
+	echo "set-up: done in $$SECONDS s"
+
+# Two more environments, each for tests of its own. An unfinished one has no mark and is made anew.
+
+define NEW_VENV
+$(HOLD)
+if ! "$(PYTHON311)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1; then
+  echo "set-up: Python 3.11 is needed for $(@D), as PYTHON311=/path/to/python3.11" >&2
+  exit 1
+fi
+echo "set-up: installing $$(grep -c == $<) packages from $< into $(@D)"
+rm -rf $(@D)
+$(UV) venv --quiet --no-project --python "$(PYTHON311)" $(@D)
+endef
+
+.venv-reference/.installed: requirements/reference.txt | .venv/.uv-installed
+	@$(NEW_VENV)
+	$(UV) pip sync --quiet --python $(@D)/bin/python --require-hashes $(TORCH_AT) $<
+	touch $@
+	echo "set-up: done in $$SECONDS s"
+
+.venv-jax/.installed: requirements/jax.txt setup.py | .venv/.uv-installed
+	@$(NEW_VENV)
+	$(UV) pip sync --quiet --python $(@D)/bin/python --require-hashes $<
+	$(UV) pip install --quiet --python $(@D)/bin/python --no-deps --no-build-isolation -e .
 	touch $@
 	echo "set-up: done in $$SECONDS s"

@@ -12,10 +12,11 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 
 from bert_tfx import sample
-from bert_tfx.modeling import batching, fine_tuning, optimization
+from bert_tfx.modeling import batching, optimization
 from bert_tfx.modeling.bert import BERT_SIZES, BertEncoder
 from bert_tfx.modeling.classifier import TextClassifier
 from bert_tfx.modeling.tokenization import WordPieceTokenizer
+from bert_tfx.modeling.train_step import train_step
 
 _SAMPLE = pathlib.Path(sample.__file__).parent
 _MAX_LENGTH = 128
@@ -81,7 +82,7 @@ def training(texts: list[str], labels: list[int]) -> dict[str, Callable[[], int]
             learning_rate=1e-4, warmup_steps=0, total_steps=10**6, weight_decay=0.01, clip_norm=1.0
         )
         optimizer.build(model.trainable_variables)
-        step = fine_tuning.train_step(model, optimizer)
+        step = train_step(model, optimizer)
         batches = batching.training_batches(chosen.lengths, _BATCH_SIZE, seed=1, epoch=0)[:_STEPS]
 
         def work() -> int:

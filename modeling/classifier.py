@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from bert_tfx.modeling.albert import AlbertEncoder
 from bert_tfx.modeling.bert import BertEncoder
 from bert_tfx.modeling.distil_bert import DistilBertEncoder
 from bert_tfx.modeling.transformer import Tensor, kernel_initializer
@@ -19,17 +20,17 @@ class TextClassifier(keras.Model):
 
     The head is the one that goes with the encoder:
 
-    - BERT (Devlin et al. 2018, arXiv:1810.04805, section 4.1): dropout and a dense layer on
-      `pooled_output`.
+    - BERT (Devlin et al. 2018, arXiv:1810.04805, section 4.1), ALBERT: dropout and a dense layer
+      on `pooled_output`.
     - DistilBERT, which has no pooler (`DistilBertForSequenceClassification` in
       huggingface/transformers): a dense layer with ReLU, dropout and a dense layer on the first
       token of `sequence_output`.
 
     Args:
-        encoder: BertEncoder or DistilBertEncoder.
+        encoder: BertEncoder, AlbertEncoder or DistilBertEncoder.
         num_labels: int. Number of classes.
-        dropout: float or None. Dropout rate of the head. None is the usual one: 0.1 for BERT,
-            0.2 for DistilBERT.
+        dropout: float or None. Dropout rate of the head. None is the usual one: 0.2 for
+            DistilBERT, 0.1 for the others.
         **kwargs: `name`, `dtype` (the encoder's, if not given) and `trainable` of `keras.Model`.
 
     Call arguments:
@@ -42,7 +43,7 @@ class TextClassifier(keras.Model):
 
     def __init__(
         self,
-        encoder: BertEncoder | DistilBertEncoder,
+        encoder: BertEncoder | AlbertEncoder | DistilBertEncoder,
         num_labels: int,
         dropout: float | None = None,
         *,
@@ -51,7 +52,7 @@ class TextClassifier(keras.Model):
     ) -> None:
         kwargs.setdefault("dtype", encoder.dtype_policy)
         super().__init__(name=name, **kwargs)
-        has_pooler = isinstance(encoder, BertEncoder)
+        has_pooler = not isinstance(encoder, DistilBertEncoder)
         if dropout is None:
             dropout = 0.1 if has_pooler else 0.2
         self.num_labels = num_labels

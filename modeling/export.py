@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import keras
 import tensorflow as tf
 
-from bert_tfx.modeling import preprocessing
+from bert_tfx.modeling.features import NUM_TOKENS, NUM_TRUNCATED, SEGMENT_IDS, TOKEN_IDS
 from bert_tfx.schema.tasks import TEXT_A, TEXT_B
 
 SERVING_DEFAULT = "serving_default"
@@ -35,7 +35,7 @@ class ServedClassifier(tf.Module):
         classifier: Called with a dict of `token_ids`, `segment_ids`, `padding_mask`, int32
             `[B, T]`; returns logits, float32 `[B, classes]`.
         transform: The transform graph: maps a dict of string `[B]` features to a dict with ragged
-            `token_ids` (`preprocessing_fn` says what else).
+            `token_ids` (`text_features` says what else).
         labels: The label of each class index.
         is_pair: Whether rows hold two texts.
     """
@@ -88,9 +88,7 @@ class ServedClassifier(tf.Module):
 
     def _serve(self, texts: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         features = self.transform(texts)
-        probabilities = self._classify(
-            features[preprocessing.TOKEN_IDS], features.get(preprocessing.SEGMENT_IDS)
-        )
+        probabilities = self._classify(features[TOKEN_IDS], features.get(SEGMENT_IDS))
         labels = tf.constant(self._labels)
         return {
             "probabilities": probabilities,
@@ -101,9 +99,9 @@ class ServedClassifier(tf.Module):
     def _slice_features(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         features = self.transform(self._parse(examples))
         bucket = tf.searchsorted(
-            tf.constant(_BUCKET_BOUNDS, tf.int64), features[preprocessing.NUM_TOKENS], side="right"
+            tf.constant(_BUCKET_BOUNDS, tf.int64), features[NUM_TOKENS], side="right"
         )
-        truncated = features[preprocessing.NUM_TRUNCATED] > 0
+        truncated = features[NUM_TRUNCATED] > 0
         return {
             LENGTH_BUCKET: tf.gather(tf.constant(_BUCKET_NAMES), bucket),
             TRUNCATED: tf.where(truncated, "yes", "no"),

@@ -3,20 +3,23 @@
 Knows neither TFX nor TensorFlow: rows come in as arrays, steps go through Keras, on any backend.
 """
 
+import contextlib
 import dataclasses
-import json
 import logging
 import os
-import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from bert_tfx.modeling import batching, optimization
-from bert_tfx.modeling.recipes import Recipe
+from bert_tfx.modeling import batching, distribution, metrics, optimization
+from bert_tfx.modeling.classifier import TextClassifier
+from bert_tfx.modeling.recipes import BALANCED, Recipe
+from bert_tfx.modeling.train_step import CrossEntropy, Predict, TrainStep, predictor, train_step
+from bert_tfx.modeling.training_state import Progress, TrainingState
+from bert_tfx.schema.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -24,48 +27,109 @@ _EVAL_BATCH_SIZE = 64
 # A line of progress comes after 5 seconds, later less often: a long run is no wall of text.
 _SECONDS_BETWEEN_PROGRESS = (5.0, 60.0)
 _PROGRESS_GROWTH = 0.1
-# The state is saved after so many seconds, or after so many times what saving takes, whichever is
-# longer: a crash costs little and saving costs less than a twentieth of the time.
-_SECONDS_BETWEEN_SAVES = 20.0
-_SAVE_COST_FACTOR = 20.0
-
-Batch = Mapping[str, np.ndarray]
-Predict = Callable[[Batch], np.ndarray]
-TrainStep = Callable[[Batch, np.ndarray], tuple[float, int]]
-
-_STATE_FILE = "state.npz"
-_BEST_FILE = "best.npz"
 
 
 @dataclasses.dataclass
-class Progress:
-    """Where a fine-tuning stands.
+class SeedsResult:
+    """What a fine-tuning with several seeds gave.
 
     Attributes:
-        epoch: Epochs finished.
-        step_in_epoch: Steps taken in the epoch after those.
-        best_epoch: The epoch (from 1) with the best eval accuracy so far, 0 before the first.
-        best_accuracy: Its eval accuracy.
-        best_loss: Its eval loss.
-        history: For each finished epoch the `loss`, `accuracy`, `eval_loss`, `eval_accuracy`.
-        rows: Rows seen in the current epoch.
-        loss_sum: The sum of their losses, nats.
-        correct: How many of them were classified correctly.
+        model: The model of the best seed, with the weights of its best epoch.
+        best_seed: That seed.
+        progress: What happened, for each seed.
+        metric: The recipe's; the values of the best epochs are compared by it.
+        mean: Mean of the seeds' best values.
+        standard_deviation: Of one seed, estimated from these (divided by their number less 1); 0
+            where there is one.
     """
 
-    epoch: int = 0
-    step_in_epoch: int = 0
-    rows: int = 0
-    loss_sum: float = 0.0
-    correct: int = 0
-    best_epoch: int = 0
-    best_accuracy: float = -1.0
-    best_loss: float = float("inf")
-    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    model: TextClassifier
+    best_seed: int
+    progress: dict[int, Progress]
+    metric: str
+    mean: float
+    standard_deviation: float
+
+
+def fine_tune_seeds(
+    make_model: Callable[[int], TextClassifier],
+    train_rows: batching.Rows,
+    eval_rows: batching.Rows,
+    recipe: Recipe,
+    *,
+    state_dir: str,
+    on_metrics: Callable[[int, int, Mapping[str, float]], None] | None = None,
+) -> SeedsResult:
+    """Trains `recipe.num_seeds` models, with the seeds `recipe.seed` and on, and keeps the best.
+
+    Each seed's state is saved in a folder of its own in `state_dir`: a run that was stopped goes on
+    with the seed it was at. One model is in memory at a time.
+
+    Args:
+        make_model: Makes the model for a seed, as `fine_tune` wants it. It is called with Keras'
+            global seed set to that seed, within `distribution.scope(recipe)`.
+        train_rows: Rows to learn from.
+        eval_rows: Rows that choose the best epoch and the best seed.
+        recipe: The hyper-parameters.
+        state_dir: Folder of the states.
+        on_metrics: Is told the seed, the step number and the metrics, as by `fine_tune`.
+
+    Returns:
+        What happened, and the model of the best seed.
+    """
+
+    def train(seed: int) -> tuple[TextClassifier, Progress]:
+        keras.utils.set_random_seed(seed)
+        with distribution.scope(recipe):
+            model = make_model(seed)
+        progress = fine_tune(
+            model,
+            train_rows,
+            eval_rows,
+            dataclasses.replace(recipe, seed=seed, num_seeds=1),
+            state_dir=os.path.join(state_dir, f"seed-{seed}"),
+            on_metrics=None
+            if on_metrics is None
+            else lambda step, measured: on_metrics(seed, step, measured),
+        )
+        return model, progress
+
+    progress: dict[int, Progress] = {}
+    for seed in range(recipe.seed, recipe.seed + recipe.num_seeds):
+        if recipe.num_seeds > 1:
+            logger.info("seed %d: %d of %d", seed, len(progress) + 1, recipe.num_seeds)
+        model, progress[seed] = train(seed)
+    best_seed = max(
+        progress,
+        key=lambda seed: _rank(recipe, progress[seed].best_value, progress[seed].best_loss),
+    )
+    if best_seed != seed:
+        del model
+        model, _ = train(best_seed)
+    values = [p.best_value for p in progress.values() if p.best_value is not None]
+    result = SeedsResult(
+        model=model,
+        best_seed=best_seed,
+        progress=progress,
+        metric=recipe.metric,
+        mean=float(np.mean(values)),
+        standard_deviation=float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+    )
+    if len(values) > 1:
+        logger.info(
+            "kept seed %d: eval %s %.4f; all %d seeds: mean %.4f, standard deviation %.4f",
+            best_seed,
+            recipe.metric,
+            progress[best_seed].best_value,
+            len(values),
+            result.mean,
+            result.standard_deviation,
+        )
+    return result
 
 
 def fine_tune(
-    model: keras.Model,
+    model: TextClassifier,
     train_rows: batching.Rows,
     eval_rows: batching.Rows,
     recipe: Recipe,
@@ -77,161 +141,256 @@ def fine_tune(
 
     The state (weights, optimizer, dropout seeds, position in the data) is saved in `state_dir`
     from time to time; where a state lies there already, training goes on from it, to the same
-    result as if it had never stopped. The caller names a folder that no other model, data or
-    recipe uses, and removes it when the result is safe.
+    result as if it had never stopped. A training that was finished is not taken further. The caller
+    names a folder that no other model, data or recipe uses, and removes it when the result is safe.
+
+    With several workers every one calls this, with the same arguments and with a `state_dir` that
+    all of them can read; the chief alone writes there and calls `on_metrics`.
 
     Args:
-        model: Called with a dict of `token_ids`, `segment_ids`, `padding_mask`, int32 `[B, T]`;
-            returns logits, float32 `[B, classes]`. Its variables exist already.
+        model: Made with the dtype policy `recipe.precision`, with the rates `recipe.dropout` and
+            within `distribution.scope(recipe)`.
         train_rows: Rows to learn from.
         eval_rows: Rows that choose the best epoch.
-        recipe: The hyper-parameters.
+        recipe: The hyper-parameters; `num_seeds` is for `fine_tune_seeds`.
         state_dir: Folder of the state.
-        on_metrics: Is told the step number and metrics after each report and each epoch.
+        on_metrics: Is told the step number and metrics after each report and each epoch: the
+            entries of `Progress.history` as far as they are known, and `learning_rate`.
 
     Returns:
         What happened.
+
+    Raises:
+        InputError: If the recipe does not fit the model, the rows or the backend.
     """
+    _check(model, recipe)
+    loss = CrossEntropy(
+        class_weights(recipe, train_rows.labels, model.num_labels), recipe.label_smoothing
+    )
+    strategy = distribution.strategy_of(model, recipe)
     steps_per_epoch = -(-len(train_rows) // recipe.batch_size)
     total_steps = recipe.epochs * steps_per_epoch
     if recipe.max_steps is not None:
         total_steps = min(total_steps, recipe.max_steps)
+    with _frozen(model, recipe):
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            optimizer = _optimizer(model, recipe, total_steps)
+        take_step = train_step(
+            model,
+            optimizer,
+            loss,
+            pieces=recipe.accumulation_steps,
+            gradient_checkpointing=recipe.gradient_checkpointing,
+            strategy=strategy,
+        )
+        predict = predictor(model)
+        is_chief = distribution.is_chief(strategy)
+        state = TrainingState(model, optimizer, state_dir, is_writer=is_chief)
+        progress = state.restore() or Progress()
+        if strategy:
+            _check_workers(strategy, progress, state_dir)
+            distribution.part_seeds(model, strategy)
+        if progress.step_losses:
+            logger.info(
+                "going on from the saved state: epoch %d, step %d",
+                progress.epoch + 1,
+                progress.step_in_epoch,
+            )
+        report = on_metrics if on_metrics and is_chief else lambda step, measured: None
+        while not _is_finished(progress, recipe, total_steps, steps_per_epoch):
+            _train_epoch(take_step, train_rows, recipe, progress, total_steps, state, report)
+            evaluation = evaluate(predict, eval_rows)
+            values = distribution.from_chief(strategy, list(evaluation.values()))
+            evaluation = dict(zip(evaluation, values, strict=True))
+            _end_epoch(progress, recipe, evaluation, state)
+            step = min(progress.epoch * steps_per_epoch, total_steps)
+            rate = progress.learning_rates[-1]
+            report(step, {**progress.history[-1], "learning_rate": rate})
+        # All workers wait here until the chief has written what they are about to read.
+        distribution.sum_over_workers(strategy, [0.0])
+        state.restore_best()
+    logger.info(
+        "kept epoch %d of %d: eval %s %.4f",
+        progress.best_epoch,
+        progress.epoch,
+        recipe.metric,
+        progress.best_value,
+    )
+    return progress
+
+
+def evaluate(predict: Predict, rows: batching.Rows) -> dict[str, float]:
+    """Returns the metrics of a classifier over some rows: see `metrics.evaluation_metrics`."""
+    return metrics.evaluation_metrics(rows.labels, predict_rows(predict, rows))
+
+
+def predict_rows(predict: Predict, rows: batching.Rows) -> np.ndarray:
+    """Returns the logits of some rows, float32 `[rows, classes]`, in their order."""
+    batches = batching.evaluation_batches(rows.lengths, _EVAL_BATCH_SIZE)
+    logits = np.concatenate([predict(rows.batch(indices)) for indices in batches])
+    in_order = np.empty_like(logits)
+    in_order[np.concatenate(batches)] = logits
+    return in_order
+
+
+def class_weights(recipe: Recipe, labels: np.ndarray, num_labels: int) -> np.ndarray | None:
+    """Returns what a row of each class counts in the training loss.
+
+    Args:
+        recipe: Its `class_weights` is what counts.
+        labels: int `[rows]`, class indices of the rows to learn from.
+        num_labels: Number of classes.
+
+    Returns:
+        float64 `[num_labels]`, or None where all count alike. "balanced" is rows / (num_labels *
+        rows of the class).
+
+    Raises:
+        InputError: If there is not one number for each label, or no row of one.
+    """
+    if not recipe.class_weights:
+        return None
+    if recipe.class_weights != BALANCED:
+        weights = np.array([float(number) for number in recipe.class_weights.split(",")])
+        if len(weights) != num_labels:
+            raise InputError(
+                f"class_weights must have one number for each of the {num_labels} labels. "
+                f"Received: {recipe.class_weights}"
+            )
+        return weights
+    counts = np.bincount(labels, minlength=num_labels)
+    if not counts.all():
+        raise InputError(
+            f"class_weights={BALANCED} needs training rows of each label; there is none of label "
+            f"number {counts.argmin() + 1}: give the weights as numbers"
+        )
+    return len(labels) / (num_labels * counts)
+
+
+def _check(model: TextClassifier, recipe: Recipe) -> None:
+    """Raises where recipe, model and backend do not fit together."""
+    if keras.backend.backend() != "tensorflow":
+        for name in ("accumulation_steps", "gradient_checkpointing", "distribution"):
+            if getattr(recipe, name) != getattr(Recipe, name):
+                raise InputError(
+                    f"{name} works on Keras' TensorFlow backend only. The backend is "
+                    f"{keras.backend.backend()}"
+                )
+    if recipe.metric == "f1" and model.num_labels != 2:
+        raise InputError(
+            f"metric=f1 is for two labels, and there are {model.num_labels}: take macro_f1"
+        )
+    if model.dtype_policy.name != recipe.precision:
+        raise InputError(
+            f"precision is {recipe.precision}, but the model was made with the dtype policy "
+            f"{model.dtype_policy.name}"
+        )
+    if recipe.freeze_layers > len(model.encoder.blocks):
+        raise InputError(
+            f"freeze_layers must be at most {len(model.encoder.blocks)}, the blocks of this "
+            f"encoder. Received: {recipe.freeze_layers}"
+        )
+
+
+def _check_workers(strategy: Any, progress: Progress, state_dir: str) -> None:
+    mine = len(progress.step_losses)
+    steps, workers = distribution.sum_over_workers(strategy, [mine, 1])
+    if steps != mine * workers:
+        raise InputError(
+            f"{state_dir}: the workers do not read the same state here; give all of them a folder "
+            "that they share, or an empty one"
+        )
+
+
+@contextlib.contextmanager
+def _frozen(model: TextClassifier, recipe: Recipe) -> Iterator[None]:
+    """Makes the layers that the recipe freezes untrainable for a while."""
+    layers: list[keras.layers.Layer] = [*model.encoder.blocks[: recipe.freeze_layers]]
+    if recipe.freeze_embeddings or recipe.freeze_layers:
+        layers += optimization.embedding_layers(model)
+    layers = [layer for layer in layers if layer.trainable]
+    for layer in layers:
+        layer.trainable = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.trainable = True
+
+
+def _optimizer(
+    model: TextClassifier, recipe: Recipe, total_steps: int
+) -> keras.optimizers.Optimizer:
+    factors = None
+    if recipe.layer_decay != 1.0:
+        factors = optimization.layer_rate_factors(model, recipe.layer_decay)
     optimizer = optimization.adamw(
         learning_rate=recipe.learning_rate,
         warmup_steps=int(total_steps * recipe.warmup_fraction),
         total_steps=total_steps,
         weight_decay=recipe.weight_decay,
         clip_norm=recipe.clip_norm,
+        rate_factors=factors,
     )
+    if recipe.precision == "mixed_float16":
+        # Gradients below float16's smallest number would be lost; their loss is scaled up.
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(model.trainable_variables)
-    take_step = train_step(model, optimizer)
-    predict = predictor(model)
-    state = _State(model, optimizer, pathlib.Path(state_dir))
-    progress = state.restore() or Progress()
-    if progress.epoch or progress.step_in_epoch:
-        logger.info(
-            "going on from the saved state: epoch %d, step %d",
-            progress.epoch + 1,
-            progress.step_in_epoch,
-        )
+    return optimizer
 
-    report = on_metrics or (lambda step, metrics: None)
-    while progress.epoch < recipe.epochs:
-        _train_epoch(take_step, train_rows, recipe, progress, total_steps, state, report)
-        evaluation = evaluate(predict, eval_rows)
-        metrics = {
-            **_means(progress),
-            **{f"eval_{name}": value for name, value in evaluation.items()},
-        }
-        progress.history.append(metrics)
-        progress.epoch += 1
-        progress.step_in_epoch = progress.rows = progress.correct = 0
-        progress.loss_sum = 0.0
-        better = (evaluation["accuracy"], -evaluation["loss"]) > (
-            progress.best_accuracy,
-            -progress.best_loss,
-        )
-        if better:
-            progress.best_epoch = progress.epoch
-            progress.best_accuracy = evaluation["accuracy"]
-            progress.best_loss = evaluation["loss"]
-            state.save_best()
-        state.save(progress)
-        step = min(progress.epoch * steps_per_epoch, total_steps)
-        report(step, metrics)
-        logger.info(
-            "epoch %d/%d: loss %.4f, accuracy %.4f; eval loss %.4f, accuracy %.4f%s",
-            progress.epoch,
-            recipe.epochs,
-            metrics["loss"],
-            metrics["accuracy"],
-            evaluation["loss"],
-            evaluation["accuracy"],
-            " (best so far)" if better else "",
-        )
-        if step >= total_steps:
-            break
-        if progress.epoch - progress.best_epoch >= recipe.patience:
-            logger.info("stopping early: no better eval accuracy in %d epochs", recipe.patience)
-            break
-    state.restore_best()
-    logger.info(
-        "kept epoch %d of %d: eval accuracy %.4f",
-        progress.best_epoch,
-        progress.epoch,
-        progress.best_accuracy,
+
+def _is_finished(
+    progress: Progress, recipe: Recipe, total_steps: int, steps_per_epoch: int
+) -> bool:
+    if progress.epoch * steps_per_epoch >= total_steps:
+        return True
+    return progress.epoch - progress.best_epoch >= recipe.patience
+
+
+def _rank(recipe: Recipe, value: float | None, loss: float) -> tuple[float, float]:
+    """Returns what is greater for a better model; what is no number is the worst."""
+    keys = (-loss if recipe.metric == "loss" else value, -loss)
+    first, second = (-np.inf if key is None or np.isnan(key) else key for key in keys)
+    return first, second
+
+
+def _end_epoch(
+    progress: Progress,
+    recipe: Recipe,
+    evaluation: Mapping[str, float],
+    state: TrainingState,
+) -> None:
+    """Takes an epoch's evaluation into account and saves the state."""
+    measured = {**_means(progress), **{f"eval_{name}": v for name, v in evaluation.items()}}
+    progress.history.append(measured)
+    progress.epoch += 1
+    progress.step_in_epoch = progress.rows = progress.correct = 0
+    progress.loss_sum = 0.0
+    value, loss = evaluation[recipe.metric], evaluation["loss"]
+    better = not progress.best_epoch or _rank(recipe, value, loss) > _rank(
+        recipe, progress.best_value, progress.best_loss
     )
-    return progress
-
-
-def evaluate(predict: Predict, rows: batching.Rows) -> dict[str, float]:
-    """Returns the mean `loss` (cross-entropy, nats) and the `accuracy` over some rows."""
-    loss = correct = 0.0
-    for indices in batching.evaluation_batches(rows.lengths, _EVAL_BATCH_SIZE):
-        labels = rows.labels[indices]
-        logits = predict(rows.batch(indices)).astype(np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        loss -= log_probabilities[np.arange(len(indices)), labels].sum()
-        correct += (logits.argmax(axis=1) == labels).sum()
-    return {"loss": float(loss / len(rows)), "accuracy": float(correct / len(rows))}
-
-
-def predictor(model: keras.Model) -> Predict:
-    """Makes the function that maps a batch to its logits, float32 `[B, classes]`."""
-    if keras.backend.backend() != "tensorflow":
-        return lambda batch: np.asarray(model.predict_on_batch(batch))
-    import tensorflow as tf
-
-    @tf.function(input_signature=[_tensorflow_signature()[0]])
-    def logits(batch: Batch) -> Any:
-        return model(batch, training=False)
-
-    return lambda batch: logits(batch).numpy()
-
-
-def train_step(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> TrainStep:
-    """Makes the function that learns from a batch and returns its mean loss and correct rows."""
-    loss_fn = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    if keras.backend.backend() != "tensorflow":
-        accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-        model.compile(optimizer=optimizer, loss=loss_fn, metrics=[accuracy])
-
-        def keras_step(batch: Batch, labels: np.ndarray) -> tuple[float, int]:
-            model.reset_metrics()
-            logs = model.train_on_batch(batch, labels, return_dict=True)
-            return float(logs["loss"]), round(float(logs["accuracy"]) * len(labels))
-
-        return keras_step
-    import tensorflow as tf
-
-    # Keras would trace its own step for the first width it meets, then again for all others: twice
-    # the wait, and results that depend on which batch came first after a restart. No XLA: on a CPU
-    # it takes a minute or more to compile each width and gains little.
-    @tf.function(input_signature=_tensorflow_signature())
-    def traced_step(batch: Batch, labels: Any) -> tuple[Any, Any]:
-        with tf.GradientTape() as tape:
-            logits = model(batch, training=True)
-            loss = loss_fn(labels, logits)
-        gradients = tape.gradient(loss, model.trainable_variables)
-        optimizer.apply(gradients, model.trainable_variables)
-        predicted = tf.argmax(logits, axis=1, output_type=labels.dtype)
-        return loss, tf.math.count_nonzero(predicted == labels)
-
-    def tensorflow_step(batch: Batch, labels: np.ndarray) -> tuple[float, int]:
-        loss, correct = traced_step(batch, labels)
-        return float(loss), int(correct)
-
-    return tensorflow_step
-
-
-def _tensorflow_signature() -> list[Any]:
-    """Any number of rows and tokens, so that one graph serves all widths."""
-    import tensorflow as tf
-
-    ids = tf.TensorSpec([None, None], tf.int32)
-    names = ("token_ids", "segment_ids", "padding_mask")
-    return [dict.fromkeys(names, ids), tf.TensorSpec([None], tf.int32)]
+    if better:
+        progress.best_epoch = progress.epoch
+        progress.best_value = value
+        progress.best_accuracy = evaluation["accuracy"]
+        progress.best_loss = loss
+        state.save_best()
+    state.save(progress)
+    shown = dict.fromkeys(("loss", "accuracy", recipe.metric))
+    logger.info(
+        "epoch %d/%d: loss %.4f, accuracy %.4f; eval %s%s",
+        progress.epoch,
+        recipe.epochs,
+        measured["loss"],
+        measured["accuracy"],
+        ", ".join(f"{name} {evaluation[name]:.4f}" for name in shown),
+        " (best so far)" if better else "",
+    )
+    if progress.epoch - progress.best_epoch >= recipe.patience:
+        logger.info(
+            "stopping early: no better eval %s in %d epochs", recipe.metric, recipe.patience
+        )
 
 
 def _train_epoch(
@@ -240,7 +399,7 @@ def _train_epoch(
     recipe: Recipe,
     progress: Progress,
     total_steps: int,
-    state: "_State",
+    state: TrainingState,
     report: Callable[[int, Mapping[str, float]], None],
 ) -> None:
     """Takes the steps of an epoch that are still to take."""
@@ -252,11 +411,13 @@ def _train_epoch(
     started = reported = 0.0
     reported_step = 0
     for indices in batches[progress.step_in_epoch :]:
-        loss, correct = take_step(rows.batch(indices), rows.labels[indices])
+        taken = take_step(rows.batch(indices), rows.labels[indices])
         progress.step_in_epoch += 1
         progress.rows += len(indices)
-        progress.loss_sum += loss * len(indices)
-        progress.correct += correct
+        progress.loss_sum += taken.loss * len(indices)
+        progress.correct += taken.correct
+        progress.step_losses.append(taken.loss)
+        progress.learning_rates.append(taken.learning_rate)
         now = time.monotonic()
         if not reported:
             # The first step also traces the graph; it would spoil the rate.
@@ -265,16 +426,16 @@ def _train_epoch(
         if now - reported >= _pause(now - started):
             rate = (progress.step_in_epoch - reported_step) / (now - reported)
             step = first_step + progress.step_in_epoch
-            metrics = _means(progress)
-            report(step, metrics)
+            measured = {**_means(progress), "learning_rate": taken.learning_rate}
+            report(step, measured)
             logger.info(
                 "epoch %d/%d, step %d/%d: loss %.4f, accuracy %.4f, %.0f rows/s, %s left",
                 progress.epoch + 1,
                 recipe.epochs,
                 progress.step_in_epoch,
                 len(batches),
-                metrics["loss"],
-                metrics["accuracy"],
+                measured["loss"],
+                measured["accuracy"],
                 rate * recipe.batch_size,
                 _clock((total_steps - step) / rate),
             )
@@ -301,55 +462,3 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-class _State:
-    """Saves and restores all that a fine-tuning needs to go on as if it had never stopped."""
-
-    def __init__(
-        self, model: keras.Model, optimizer: keras.optimizers.Optimizer, folder: pathlib.Path
-    ) -> None:
-        self._model = model
-        self._variables = [*model.variables, *optimizer.variables]
-        self._folder = folder
-        self._due = time.monotonic() + _SECONDS_BETWEEN_SAVES
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def save_if_due(self, progress: Progress) -> None:
-        if time.monotonic() >= self._due:
-            self.save(progress)
-
-    def save(self, progress: Progress) -> None:
-        start = time.monotonic()
-        arrays = {f"v{i}": np.asarray(v) for i, v in enumerate(self._variables)}
-        arrays["progress"] = np.asarray(json.dumps(dataclasses.asdict(progress)))
-        self._write(_STATE_FILE, arrays)
-        now = time.monotonic()
-        self._due = now + max(_SECONDS_BETWEEN_SAVES, _SAVE_COST_FACTOR * (now - start))
-
-    def restore(self) -> Progress | None:
-        path = self._folder / _STATE_FILE
-        if not path.exists():
-            return None
-        with np.load(path, allow_pickle=False) as arrays:
-            for i, variable in enumerate(self._variables):
-                variable.assign(arrays[f"v{i}"])
-            return Progress(**json.loads(str(arrays["progress"])))
-
-    def save_best(self) -> None:
-        weights = enumerate(self._model.trainable_variables)
-        self._write(_BEST_FILE, {f"v{i}": np.asarray(v) for i, v in weights})
-
-    def restore_best(self) -> None:
-        with np.load(self._folder / _BEST_FILE, allow_pickle=False) as arrays:
-            for i, variable in enumerate(self._model.trainable_variables):
-                variable.assign(arrays[f"v{i}"])
-
-    def _write(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Writes a file whole or not at all."""
-        partial = self._folder / f".{name}"
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._folder / name)

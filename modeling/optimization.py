@@ -1,12 +1,15 @@
-"""AdamW as BERT uses it: linear warm-up and decay, and what does not decay.
+"""AdamW as BERT uses it: linear warm-up and decay, what does not decay, rates by layer.
 
 Reference: google-research/bert, `optimization.py`; Loshchilov and Hutter 2019 (arXiv:1711.05101).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
+
+from bert_tfx.modeling.classifier import TextClassifier
 
 # In the reference, LayerNorm's scale and shift and every bias keep their weights.
 _NO_WEIGHT_DECAY = ["bias", "beta", "gamma"]
@@ -15,6 +18,14 @@ _NO_WEIGHT_DECAY = ["bias", "beta", "gamma"]
 @keras.saving.register_keras_serializable(package="bert_tfx")
 class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
     """Grows linearly from 0 to the peak, then falls linearly to 0.
+
+    Step k of n steps, the first being 0, has during the w steps of warm-up the rate
+    `peak * (k + 1) / w` and after them `peak * (n - k) / (n - w)`. Two others differ:
+
+    - google-research/bert, `optimization.py`: `peak * k / w` (so that the first step is at rate 0),
+      then `peak * (n - k) / n`, which jumps down at the end of the warm-up.
+    - huggingface/transformers, `get_linear_schedule_with_warmup`: `peak * k / w`, then
+      `peak * (n - k) / (n - w)`.
 
     Args:
         peak: The highest rate.
@@ -45,6 +56,50 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
+@keras.saving.register_keras_serializable(package="bert_tfx")
+class LayerwiseAdamW(keras.optimizers.AdamW):
+    """AdamW with a factor for each variable's learning rate.
+
+    The factor scales the whole update, weight decay included: scaling gradients would change
+    nothing, as Adam divides by their size.
+
+    Under a `tf.distribute` strategy `apply` takes gradients that are summed over all replicas
+    already, so that clipping sees their true norm.
+
+    Args:
+        rate_factors: One for each variable, in the order that the optimizer is built with; None
+            stands for 1 everywhere.
+        **kwargs: Those of `keras.optimizers.AdamW`.
+    """
+
+    def __init__(self, *, rate_factors: Sequence[float] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rate_factors = None if rate_factors is None else tuple(rate_factors)
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Updates a variable; where rates differ, lets it decay first, both at its own rate."""
+        if self.rate_factors is not None:
+            rate = ops.cast(learning_rate, variable.dtype)
+            learning_rate = rate * self.rate_factors[self._get_variable_index(variable)]
+            if self._use_weight_decay(variable):
+                decay = ops.cast(self.weight_decay, variable.dtype)
+                self.assign_sub(variable, variable * decay * learning_rate)
+        super().update_step(gradient, variable, learning_rate)
+
+    def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
+        """Keras' own decay, at one rate for all."""
+        if self.rate_factors is None:
+            super()._apply_weight_decay(variables)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: Sequence[Any]) -> Sequence[Any]:
+        """Changes nothing: Keras would sum over replicas here, after clipping."""
+        return grads_and_vars
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "rate_factors": self.rate_factors}
+
+
 def adamw(
     *,
     learning_rate: float,
@@ -52,7 +107,8 @@ def adamw(
     total_steps: int,
     weight_decay: float,
     clip_norm: float,
-) -> keras.optimizers.Optimizer:
+    rate_factors: Sequence[float] | None = None,
+) -> LayerwiseAdamW:
     """Makes BERT's optimizer.
 
     Args:
@@ -61,17 +117,56 @@ def adamw(
         total_steps: All steps; the rate is 0 after them.
         weight_decay: Decoupled weight decay, scaled by the rate; biases and LayerNorms are spared.
         clip_norm: Global norm to which gradients are clipped.
+        rate_factors: See `LayerwiseAdamW` and `layer_rate_factors`.
 
     Returns:
         AdamW with beta 0.9 and 0.999 and epsilon 1e-6.
     """
-    optimizer = keras.optimizers.AdamW(
+    optimizer = LayerwiseAdamW(
         learning_rate=WarmupLinearDecay(learning_rate, warmup_steps, total_steps),
         weight_decay=weight_decay,
         beta_1=0.9,
         beta_2=0.999,
         epsilon=1e-6,
         global_clipnorm=clip_norm,
+        rate_factors=rate_factors,
     )
     optimizer.exclude_from_weight_decay(var_names=_NO_WEIGHT_DECAY)
     return optimizer
+
+
+def layer_rate_factors(model: TextClassifier, layer_decay: float) -> list[float]:
+    """Returns the factor of each trainable variable's rate under layer-wise decay.
+
+    With L blocks: 1 for the head and BERT's pooler, `layer_decay ** (L - i)` for block i (the
+    lowest is 0), `layer_decay ** (L + 1)` for the embeddings. ALBERT's one block counts as one.
+
+    Reference: Clark et al. 2020 (arXiv:2003.10555), section 3.1. google-research/electra,
+    `model/optimization.py`, leaves one more power between the head and the topmost block.
+
+    Args:
+        model: Its `trainable_variables` give the order.
+        layer_decay: The factor from a layer to the one below it.
+    """
+    blocks = model.encoder.blocks
+    powers = dict.fromkeys(_ids(embedding_layers(model)), len(blocks) + 1)
+    for i, block in enumerate(blocks):
+        powers |= dict.fromkeys(_ids([block]), len(blocks) - i)
+    return [layer_decay ** powers.get(id(v), 0) for v in model.trainable_variables]
+
+
+def embedding_layers(model: TextClassifier) -> list[keras.layers.Layer]:
+    """Returns the encoder's layers below its blocks: the embeddings and what is done to them."""
+    names = (
+        "token_embedding",
+        "position_embedding",
+        "segment_embedding",
+        "embeddings_norm",
+        "embeddings_projection",
+    )
+    encoder = model.encoder
+    return [getattr(encoder, name) for name in names if hasattr(encoder, name)]
+
+
+def _ids(layers: Sequence[keras.layers.Layer]) -> list[int]:
+    return [id(variable) for layer in layers for variable in layer.variables]

@@ -1,7 +1,6 @@
 """Transform adapter: raw text to token ids, in the graph that training and serving share.
 
-TFX reloads this module by its dotted name, so it holds functions only. Everything about text
-happens here and nowhere else.
+TFX reloads this module by its dotted name, so it holds functions only.
 """
 
 from collections.abc import Mapping
@@ -13,15 +12,8 @@ import tensorflow_transform as tft
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from bert_tfx.modeling import tokenization
+from bert_tfx.modeling.features import TOKEN_IDS, text_features
 from bert_tfx.schema.tasks import LABEL, TEXT_A, TEXT_B
-
-TOKEN_IDS = "token_ids"
-SEGMENT_IDS = "segment_ids"
-# Facts about a row's tokens: TFDV turns them into the length quantiles, the unknown rate and the
-# truncation rate, and the evaluation slices by them.
-NUM_TOKENS = "num_tokens"
-NUM_UNKNOWN = "num_unknown"
-NUM_TRUNCATED = "num_truncated"
 
 VOCAB_ASSET = "vocab"
 
@@ -44,31 +36,16 @@ def preprocessing_fn(
             special ones included).
 
     Returns:
-        `token_ids` and, for pairs, `segment_ids`: ragged int64 `[B, (T)]`, never padded here;
-        `num_tokens`, `num_unknown` ([UNK] among the tokens), `num_truncated` (tokens that did not
-        fit) and `label`: int64 `[B]`.
+        What `text_features` makes of the texts, and `label`: int64 `[B]`.
     """
     tokenizer = tft.make_and_track_object(lambda: tokenizer_of(custom_config), name="tokenizer")
     tft.annotate_asset(VOCAB_ASSET, custom_config["vocab_file"])
-    max_length = custom_config["max_length"]
-
-    a = tokenizer.tokenize(inputs[TEXT_A])
-    b = tokenizer.tokenize(inputs[TEXT_B]) if TEXT_B in inputs else None
-    packed = tokenizer.combine(a, b, max_length=max_length)
-
-    token_ids = packed["token_ids"]
-    full_length = a.row_lengths() + 2 if b is None else a.row_lengths() + b.row_lengths() + 3
-    unknown = tf.cast(token_ids == tokenizer.unk_id, tf.int64)
-    outputs = {
-        TOKEN_IDS: tf.cast(token_ids, tf.int64),
-        NUM_TOKENS: token_ids.row_lengths(),
-        NUM_UNKNOWN: tf.reduce_sum(unknown, axis=1),
-        NUM_TRUNCATED: full_length - token_ids.row_lengths(),
-        LABEL: inputs[LABEL],
-    }
-    if b is not None:
-        outputs[SEGMENT_IDS] = tf.cast(packed["segment_ids"], tf.int64)
-    return outputs
+    features = text_features(
+        {name: inputs[name] for name in (TEXT_A, TEXT_B) if name in inputs},
+        tokenizer,
+        max_length=custom_config["max_length"],
+    )
+    return {**features, LABEL: inputs[LABEL]}
 
 
 def stats_options_updater_fn(

@@ -38,8 +38,11 @@ def kernel_initializer(stddev: float) -> keras.initializers.Initializer:
     same values twice, and query, key and value would start equal.
 
     Args:
-        stddev: Standard deviation before the truncation at two of it.
+        stddev: Standard deviation before the truncation at two of it. With 0 no numbers are drawn:
+            for weights that are loaded, drawing takes longer and more memory than loading.
     """
+    if stddev == 0:
+        return keras.initializers.Zeros()
     return keras.initializers.TruncatedNormal(stddev=stddev)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import os
 import types
@@ -10,8 +11,10 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from bert_tfx.modeling.recipes import RECIPES, Recipe
+from bert_tfx.modeling.checkpoint_files import find_checkpoint
+from bert_tfx.modeling.recipes import RECIPES, TASK_RECIPES, Recipe
 from bert_tfx.modeling.vocab_file import read_vocabulary
+from bert_tfx.pipeline.pretrained import checkpoint_folder
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import (
     EVAL,
@@ -26,7 +29,9 @@ from bert_tfx.schema.tasks import (
     resolve_layout,
 )
 
-MODELS = ("bert", "distilbert")
+logger = logging.getLogger(__name__)
+
+MODELS = ("bert", "distilbert", "albert")
 SIZES = ("tiny", "mini", "small", "medium", "base")
 BEAM_RUNNERS = ("in_memory", "multi_processing")
 
@@ -55,9 +60,9 @@ class Config:
         data_dir: The folder that holds the task's files.
         output_dir: Where the run's artifacts, metadata and pushed models go.
         lowercase: Whether the vocabulary is uncased.
-        model: `bert` or `distilbert`.
+        model: A name of `MODELS`.
         size: A name of `SIZES`, for new weights.
-        pretrained: A `.keras` classifier to start from instead, or None.
+        pretrained: The checkpoint to start from instead, as `find_checkpoint` takes it, or None.
         recipe: The hyper-parameters.
         min_accuracy: Eval accuracy that a model must reach to be pushed.
         vocab_file: The WordPiece vocabulary, one token a line, or None where it is to be learned
@@ -114,14 +119,40 @@ class Config:
             )
         if self.vocab_file is not None:
             read_vocabulary(self.vocab_file)
-        if self.pretrained is not None and not os.path.isfile(self.pretrained):
+        if self.pretrained is not None:
+            self._check_pretrained(self.pretrained)
+
+    def _check_pretrained(self, path: str) -> None:
+        """Checks what can be said of the checkpoint without reading its weights."""
+        checkpoint = find_checkpoint(path)
+        if self.vocab_file is None:
             raise InputError(
-                f"{self.pretrained}: no such file; --pretrained names a classifier.keras"
+                f"{path}: there is no vocab.txt beside the weights: --vocab names the vocabulary "
+                "that they were trained with"
             )
-        if self.pretrained is not None and self.vocab_file is None:
+        if checkpoint.architecture not in (None, self.model):
             raise InputError(
-                f"{self.pretrained}: its vocabulary is missing: --vocab names the vocab.txt that "
-                "the classifier was trained with"
+                f"{path}: is a {checkpoint.architecture} checkpoint, but --model says {self.model}"
+            )
+        vocabulary = read_vocabulary(self.vocab_file)
+        if checkpoint.vocab_file and read_vocabulary(checkpoint.vocab_file) != vocabulary:
+            raise InputError(
+                f"{self.vocab_file}: is another vocabulary than {checkpoint.vocab_file}, so its ids "
+                "mean other tokens than the checkpoint's: leave --vocab out"
+            )
+        tokens = len(vocabulary)
+        vocab_size = checkpoint.config.get("vocab_size", tokens)
+        # More embeddings than tokens are padding, in steps that suit a device; fewer are an error.
+        if tokens > vocab_size:
+            raise InputError(
+                f"{self.vocab_file}: holds {tokens:,} tokens, but {path} has embeddings for "
+                f"{vocab_size:,} only: name the vocab.txt that came with the checkpoint"
+            )
+        positions = checkpoint.config.get("max_length", self.recipe.max_length)
+        if self.recipe.max_length > positions:
+            raise InputError(
+                f"max_length is {self.recipe.max_length}, but {path} has positions for {positions} "
+                "tokens only"
             )
 
     @property
@@ -217,7 +248,15 @@ _CONFIG_OPTIONS = {
 } | dict.fromkeys(_PATH_OPTIONS, str)
 
 # What a configuration file and the command line may say, with the kind of value.
-OPTIONS: Mapping[str, Any] = {"task": object, **_CONFIG_OPTIONS, **_RECIPE_OPTIONS}
+OPTIONS: Mapping[str, Any] = {
+    "task": object,
+    "recipe": str,
+    "pretrained_sha256": str,
+    **_CONFIG_OPTIONS,
+    **_RECIPE_OPTIONS,
+}
+# The forerunner's names.
+_TASK_ALIASES = {"sst-2": "sst2"}
 _REQUIRED = {
     "task": "what to learn",
     "data": "the folder of the task's TSV files",
@@ -231,7 +270,8 @@ def make_config(options: Mapping[str, Any]) -> Config:
     Args:
         options: A value for each name in `OPTIONS` that shall not have its default: `task` (a
             task, the name of one, or the fields of the user's own, see `own_task`), `data`,
-            `output`, `vocab`, the other fields of `Config` and those of `Recipe`.
+            `output`, `vocab`, `recipe` (a name of `RECIPES`), `pretrained_sha256` (of an archive),
+            the other fields of `Config` and those of `Recipe`.
 
     Returns:
         The configuration.
@@ -244,28 +284,68 @@ def make_config(options: Mapping[str, Any]) -> Config:
         if name not in options:
             raise InputError(f"option {name!r} is missing: --{name} names {what}")
 
-    task = _task(options["task"])
+    task = task_of(options["task"])
     # A user's own task may bear a published one's name, but not take over what was tuned for it.
     published = task.name if TASKS.get(task.name) == task else ""
     recipe = dataclasses.replace(
-        RECIPES.get(published, Recipe()),
+        _recipe(options.get("recipe", TASK_RECIPES.get(published))),
         **{name: options[name] for name in _RECIPE_OPTIONS if name in options},
     )
     guessing = 1 / len(task.labels)
     fields = {
         "min_accuracy": _MIN_ACCURACY.get(published, guessing + _MARGIN_OVER_GUESSING),
         **_TASK_OPTIONS.get(published, {}),
+        **_of_checkpoint(options),
         **{
             _PATH_OPTIONS.get(name, name): options[name]
             for name in _CONFIG_OPTIONS
-            if name in options
+            if name in options and name != "pretrained"
         },
     }
     for name in ("data_dir", "output_dir", "vocab_file", "pretrained"):
         if fields.get(name):
             # A component may run with another working directory, and lineage should say where.
             fields[name] = os.path.abspath(os.path.expanduser(fields[name]))
-    return Config(task=task, recipe=recipe, **fields)
+    config = Config(task=task, recipe=recipe, **fields)
+    if config.vocab_file and not config.lowercase:
+        _warn_if_uncased(config.vocab_file)
+    return config
+
+
+def _warn_if_uncased(vocab_file: str) -> None:
+    """Warns where nothing is lower-cased, and the vocabulary knows no upper-case letter."""
+    if not any(token.isupper() for token in read_vocabulary(vocab_file) if token[:1] != "["):
+        logger.warning(
+            "%s: has no token in upper case, so it is uncased, and each word with an upper-case "
+            "letter will be unknown; --lowercase mends that",
+            vocab_file,
+        )
+
+
+def _of_checkpoint(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields that the checkpoint to start from says, if there is one."""
+    if "pretrained" not in options:
+        if "pretrained_sha256" in options:
+            raise InputError("pretrained_sha256: there is no --pretrained to check")
+        return {}
+    if "size" in options:
+        raise InputError("--size and --pretrained: a checkpoint has a size; give one or the other")
+    folder = checkpoint_folder(options["pretrained"], sha256=options.get("pretrained_sha256"))
+    found = find_checkpoint(folder)
+    fields = {
+        "model": found.architecture,
+        "vocab_file": found.vocab_file,
+        "lowercase": found.lowercase,
+    }
+    return {"pretrained": folder, **{k: v for k, v in fields.items() if v is not None}}
+
+
+def _recipe(name: str | None) -> Recipe:
+    if name is None:
+        return Recipe()
+    if name not in RECIPES:
+        raise InputError(f"unknown recipe {name!r}; known are {', '.join(RECIPES)}")
+    return RECIPES[name]
 
 
 def _check(options: Mapping[str, Any], where: str = "") -> None:
@@ -282,11 +362,21 @@ def _check(options: Mapping[str, Any], where: str = "") -> None:
             raise InputError(f"{where}option {name!r} must not be {value!r}")
 
 
-def _task(value: object) -> Task:
+def task_of(value: object) -> Task:
+    """Returns the task that an option names or describes.
+
+    Args:
+        value: A task, the name of one, or the fields of the user's own (`own_task`).
+
+    Raises:
+        InputError: If there is no such task.
+    """
     if isinstance(value, Task):
         return value
     if isinstance(value, Mapping):
         return own_task(value, where="task")
+    if isinstance(value, str):
+        value = _TASK_ALIASES.get(value, value)
     if not isinstance(value, str) or value not in TASKS:
         raise InputError(
             f"unknown task {value!r}; known are {', '.join(TASKS)}; your own TSV files become a "

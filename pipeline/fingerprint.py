@@ -35,12 +35,13 @@ def source_fingerprint(module: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def file_fingerprint(path: str) -> str:
-    """Returns a hash of a file's content, 16 hexadecimal digits."""
+def file_fingerprint(*paths: str) -> str:
+    """Returns a hash of the content of files, in this order, 16 hexadecimal digits."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()[:16]
 
 

@@ -2,11 +2,9 @@
 
 import dataclasses
 import datetime
-import logging
 import shutil
 import sys
 import time
-from typing import TextIO
 
 from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.compiler import compiler, constants
@@ -17,6 +15,7 @@ from tfx.proto.orchestration import local_deployment_config_pb2, pipeline_pb2
 
 from bert_tfx.components.model_pusher.executor import pushed_versions
 from bert_tfx.pipeline.config import Config
+from bert_tfx.pipeline.console import Console, logged
 from bert_tfx.pipeline.pipeline import create_pipeline
 from bert_tfx.pipeline.vocabulary import learned_vocabulary
 
@@ -38,34 +37,6 @@ class NodeRun:
     seconds: float
 
 
-class Console(logging.Handler):
-    """Shows which component runs, and the lines that our own modules log meanwhile."""
-
-    def __init__(self, stream: TextIO) -> None:
-        """Writes to `stream`."""
-        super().__init__()
-        self._stream = stream
-        self._line_open = False
-
-    def begin(self, text: str) -> None:
-        """Opens a line."""
-        self._stream.write(f"{text} ... ")
-        self._stream.flush()
-        self._line_open = True
-
-    def end(self, text: str) -> None:
-        """Closes the line, or adds one of its own where others came between."""
-        self._stream.write(text + "\n" if self._line_open else f"        {text}\n")
-        self._stream.flush()
-        self._line_open = False
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Shows a log line under the component's."""
-        self._stream.write(("\n" if self._line_open else "") + f"        {self.format(record)}\n")
-        self._stream.flush()
-        self._line_open = False
-
-
 def run(config: Config) -> list[NodeRun]:
     """Runs the pipeline; finished components of earlier runs are not run again.
 
@@ -81,17 +52,11 @@ def run(config: Config) -> list[NodeRun]:
         InputError: If a component refuses its input.
     """
     console = Console(sys.stdout)
-    logger = logging.getLogger("bert_tfx")
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    logger.addHandler(console)
-    try:
+    with logged(console):
         runs = _run_nodes(config, console)
-        # What a training that was stopped left for the next run; all of them are done now.
-        shutil.rmtree(config.state_dir, ignore_errors=True)
-        return runs
-    finally:
-        logger.removeHandler(console)
+    # What a training that was stopped left for the next run; all of them are done now.
+    shutil.rmtree(config.state_dir, ignore_errors=True)
+    return runs
 
 
 def _run_nodes(config: Config, console: Console) -> list[NodeRun]:

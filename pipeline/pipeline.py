@@ -16,6 +16,7 @@ from bert_tfx.components.baseline.strategy import LatestOtherBlessedModelStrateg
 from bert_tfx.components.data_gate.component import DataGate
 from bert_tfx.components.model_pusher.component import ModelPusher
 from bert_tfx.components.tsv_example_gen.component import TsvExampleGen
+from bert_tfx.modeling.checkpoint_files import find_checkpoint
 from bert_tfx.pipeline.config import Config
 from bert_tfx.pipeline.evaluation import eval_config
 from bert_tfx.pipeline.fingerprint import file_fingerprint, source_fingerprint
@@ -108,7 +109,9 @@ def create_pipeline(
             "model": config.model,
             "size": config.size,
             "pretrained": config.pretrained,
-            "pretrained_fingerprint": config.pretrained and file_fingerprint(config.pretrained),
+            "pretrained_fingerprint": config.pretrained
+            and file_fingerprint(*find_checkpoint(config.pretrained).files),
+            "lowercase": config.lowercase,
             "state_dir": config.state_dir,
             "fingerprint": source_fingerprint(_TRAINING),
         },

@@ -13,7 +13,7 @@ from ml_metadata.proto import metadata_store_pb2
 from tensorflow_metadata.proto.v0 import statistics_pb2
 from tfx.orchestration.metadata import sqlite_metadata_connection_config
 
-from bert_tfx.modeling.preprocessing import NUM_TOKENS, NUM_TRUNCATED, TOKEN_IDS
+from bert_tfx.modeling.features import NUM_TOKENS, NUM_TRUNCATED, TOKEN_IDS
 from bert_tfx.modeling.tokenization import CLS
 from bert_tfx.pipeline.config import Config
 from bert_tfx.pipeline.evaluation import ACCURACY

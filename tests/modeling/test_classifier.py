@@ -5,7 +5,9 @@ import keras
 import numpy as np
 import pytest
 
+from bert_tfx.modeling.albert import AlbertEncoder
 from bert_tfx.modeling.bert import BertEncoder
+from bert_tfx.modeling.checkpoints import load_classifier
 from bert_tfx.modeling.classifier import TextClassifier
 from bert_tfx.modeling.distil_bert import DistilBertEncoder
 
@@ -13,11 +15,13 @@ GOLDEN = Path(__file__).parents[2] / ".." / "shared" / "golden" / "models"
 needs_golden = pytest.mark.skipif(
     not GOLDEN.is_dir(), reason="the reference models (../shared/golden/models) are not here"
 )
-both_encoders = pytest.mark.parametrize("kind", [BertEncoder, DistilBertEncoder])
+every_encoder = pytest.mark.parametrize("kind", [BertEncoder, DistilBertEncoder, AlbertEncoder])
 
 
 def make_classifier(kind, dropout=None, seed=0, **kwargs):
     keras.utils.set_random_seed(seed)
+    if kind is AlbertEncoder:
+        kwargs = {"embedding_dim": 8, "hidden_dropout": 0.1, **kwargs}
     encoder = kind(
         vocab_size=50,
         hidden_dim=12,
@@ -45,62 +49,6 @@ LABELS = np.array([0, 3, 1], "int32")
 
 # --- published checkpoints ---
 
-# Ours -> Hugging Face's, replaced in this order in a variable's path.
-HEAD_NAMES = {
-    "text_classifier/logits": "classifier",
-    "text_classifier/pre_classifier": "pre_classifier",
-}
-DENSE_NAMES = {"gamma": "weight", "beta": "bias", "kernel": "weight", "/": "."}
-BERT_NAMES = {
-    **HEAD_NAMES,
-    "token_embedding/embeddings": "embeddings/word_embeddings/weight",
-    "position_embedding/embeddings": "embeddings/position_embeddings/weight",
-    "segment_embedding/embeddings": "embeddings/token_type_embeddings/weight",
-    "embeddings_norm": "embeddings/LayerNorm",
-    "block_": "encoder/layer/",
-    "attention/output": "attention/output/dense",
-    "attention/query": "attention/self/query",
-    "attention/key": "attention/self/key",
-    "attention/value": "attention/self/value",
-    "attention_norm": "attention/output/LayerNorm",
-    "output_norm": "output/LayerNorm",
-    "intermediate": "intermediate/dense",
-    "/output/kernel": "/output/dense/kernel",
-    "/output/bias": "/output/dense/bias",
-    "pooler": "pooler/dense",
-    **DENSE_NAMES,
-}
-DISTIL_BERT_NAMES = {
-    **HEAD_NAMES,
-    "distil_bert": "distilbert",
-    "token_embedding/embeddings": "embeddings/word_embeddings/weight",
-    "position_embedding/embeddings": "embeddings/position_embeddings/weight",
-    "embeddings_norm": "embeddings/LayerNorm",
-    "block_": "transformer/layer/",
-    "attention/output": "attention/out_lin",
-    "attention/query": "attention/q_lin",
-    "attention/key": "attention/k_lin",
-    "attention/value": "attention/v_lin",
-    "attention_norm": "sa_layer_norm",
-    "output_norm": "output_layer_norm",
-    "intermediate": "ffn/lin1",
-    "/output/": "/ffn/lin2/",
-    **DENSE_NAMES,
-}
-
-
-def load_hf(classifier, path, names):
-    from safetensors.numpy import load_file
-
-    tensors = load_file(path)
-    for weight in classifier.weights:
-        name = weight.path
-        for ours, theirs in names.items():
-            name = name.replace(ours, theirs)
-        tensor = tensors.pop(name)
-        weight.assign(tensor.T if weight.name == "kernel" else tensor)
-    assert not tensors, f"not loaded: {sorted(tensors)}"
-
 
 def assert_equals_golden(classifier, folder):
     expected = np.load(folder / "expected.npz")
@@ -117,37 +65,14 @@ def assert_equals_golden(classifier, folder):
 
 
 @needs_golden
-def test_equals_hugging_faces_bert_classifier():
-    folder = GOLDEN / "hf_bert_classifier"
-    config = json.loads((folder / "config.json").read_text())
-    encoder = BertEncoder(
-        vocab_size=config["vocab_size"],
-        hidden_dim=config["hidden_size"],
-        num_layers=config["num_hidden_layers"],
-        num_heads=config["num_attention_heads"],
-        intermediate_dim=config["intermediate_size"],
-        max_length=config["max_position_embeddings"],
-    )
-    classifier = TextClassifier(encoder, num_labels=3)
-    load_hf(classifier, folder / "model.safetensors", BERT_NAMES)
-    assert_equals_golden(classifier, folder)
+@pytest.mark.parametrize("name", ["hf_bert_classifier", "hf_distilbert_classifier"])
+def test_equals_hugging_faces_classifier(name):
+    assert_equals_golden(load_classifier(str(GOLDEN / name), 3), GOLDEN / name)
 
 
-@needs_golden
-def test_equals_hugging_faces_distilbert_classifier():
-    folder = GOLDEN / "hf_distilbert_classifier"
-    config = json.loads((folder / "config.json").read_text())
-    encoder = DistilBertEncoder(
-        vocab_size=config["vocab_size"],
-        hidden_dim=config["dim"],
-        num_layers=config["n_layers"],
-        num_heads=config["n_heads"],
-        intermediate_dim=config["hidden_dim"],
-        max_length=config["max_position_embeddings"],
-    )
-    classifier = TextClassifier(encoder, num_labels=3)
-    load_hf(classifier, folder / "model.safetensors", DISTIL_BERT_NAMES)
-    assert_equals_golden(classifier, folder)
+def test_equals_hugging_faces_albert_classifier():
+    folder = Path(__file__).parents[1] / "testdata" / "hf_albert_classifier"
+    assert_equals_golden(load_classifier(str(folder), 3), folder)
 
 
 # --- by itself ---
@@ -161,7 +86,7 @@ def test_head_follows_from_the_encoder():
     assert distil == [f"{head}/pre_classifier/kernel", f"{head}/pre_classifier/bias", *bert]
 
 
-@both_encoders
+@every_encoder
 def test_the_encoders_variables_keep_their_names(kind):
     classifier = make_classifier(kind)
     paths = [weight.path for weight in classifier.weights]
@@ -172,14 +97,14 @@ def test_the_encoders_variables_keep_their_names(kind):
     assert {path.split("/")[0] for path in paths} == {classifier.encoder.name, "text_classifier"}
 
 
-@both_encoders
+@every_encoder
 def test_dropout_defaults_to_the_encoders_usual_one(kind):
-    usual = {BertEncoder: 0.1, DistilBertEncoder: 0.2}[kind]
+    usual = {BertEncoder: 0.1, DistilBertEncoder: 0.2, AlbertEncoder: 0.1}[kind]
     assert make_classifier(kind).dropout.rate == usual
     assert make_classifier(kind, dropout=0.0).dropout.rate == 0.0
 
 
-@both_encoders
+@every_encoder
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
 def test_logits_are_finite_float32_under_every_policy(kind, policy):
     classifier = make_classifier(kind, dtype=policy)
@@ -194,7 +119,7 @@ def test_logits_are_finite_float32_under_every_policy(kind, policy):
     np.testing.assert_allclose(logits, exact(make_inputs()), rtol=0, atol=0.2)
 
 
-@both_encoders
+@every_encoder
 def test_dropout_is_active_only_in_training(kind):
     inputs = make_inputs()
     # Only the head's.
@@ -211,7 +136,7 @@ def test_dropout_is_active_only_in_training(kind):
     np.testing.assert_array_equal(classifier(inputs), classifier(inputs, training=True))
 
 
-@both_encoders
+@every_encoder
 def test_padding_changes_nothing(kind):
     classifier, inputs = make_classifier(kind), make_inputs()
     wider = {name: np.pad(value, ((0, 0), (0, 7))) for name, value in inputs.items()}
@@ -221,7 +146,7 @@ def test_padding_changes_nothing(kind):
     np.testing.assert_allclose(classifier(inputs), classifier(wider), rtol=0, atol=1e-6)
 
 
-@both_encoders
+@every_encoder
 def test_a_training_step_changes_what_it_should_and_nothing_else(kind):
     classifier, inputs = make_classifier(kind), make_inputs()
     before = {weight.path: np.array(weight) for weight in classifier.weights}
@@ -246,7 +171,7 @@ def test_a_training_step_changes_what_it_should_and_nothing_else(kind):
     assert (moved[f"{encoder}/position_embedding/embeddings"][9:] == 0.0).all()
 
 
-@both_encoders
+@every_encoder
 def test_learns(kind):
     classifier, inputs = make_classifier(kind, dropout=0.0), make_inputs()
     classifier.compile(
@@ -257,7 +182,7 @@ def test_learns(kind):
     np.testing.assert_array_equal(np.asarray(classifier(inputs)).argmax(-1), LABELS)
 
 
-@both_encoders
+@every_encoder
 def test_config_round_trip(kind):
     classifier = make_classifier(kind, dropout=0.3, activation="gelu_tanh", dtype="mixed_bfloat16")
     config = classifier.get_config()
@@ -270,7 +195,7 @@ def test_config_round_trip(kind):
     assert json.loads(json.dumps(config)) == config
 
 
-@both_encoders
+@every_encoder
 def test_saved_file_gives_the_same_numbers(kind, tmp_path):
     classifier, inputs = make_classifier(kind), make_inputs()
     classifier.save(tmp_path / "classifier.keras")

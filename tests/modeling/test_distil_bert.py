@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import keras
@@ -6,6 +5,7 @@ import numpy as np
 import pytest
 
 from bert_tfx.modeling.bert import BERT_SIZES, BertEncoder
+from bert_tfx.modeling.checkpoints import load_encoder
 from bert_tfx.modeling.distil_bert import DISTIL_BERT_SIZES, DistilBertEncoder
 from bert_tfx.schema.errors import InputError
 
@@ -20,27 +20,6 @@ TOY = {
     "max_length": 16,
 }
 
-# Ours -> Hugging Face's, replaced in this order in a variable's path.
-HF_NAMES = {
-    "distil_bert/": "",
-    "token_embedding/embeddings": "embeddings/word_embeddings/weight",
-    "position_embedding/embeddings": "embeddings/position_embeddings/weight",
-    "embeddings_norm": "embeddings/LayerNorm",
-    "block_": "transformer/layer/",
-    "attention/query": "attention/q_lin",
-    "attention/key": "attention/k_lin",
-    "attention/value": "attention/v_lin",
-    "attention/output": "attention/out_lin",
-    "attention_norm": "sa_layer_norm",
-    "output_norm": "output_layer_norm",
-    "intermediate": "ffn/lin1",
-    "/output/": "/ffn/lin2/",
-    "gamma": "weight",
-    "beta": "bias",
-    "kernel": "weight",
-    "/": ".",
-}
-
 
 def make_encoder(seed=0, **kwargs):
     keras.utils.set_random_seed(seed)
@@ -53,35 +32,13 @@ def make_inputs(lengths=(9, 5, 2), width=9, seed=0):
     return {"token_ids": token_ids, "padding_mask": mask}
 
 
-def hf_name(weight):
-    name = weight.path
-    for ours, theirs in HF_NAMES.items():
-        name = name.replace(ours, theirs)
-    return name
-
-
 @pytest.mark.skipif(
     not GOLDEN.is_dir(), reason="the reference models (../shared/golden/models) are not here"
 )
 def test_equals_hugging_faces_distilbert():
-    from safetensors.numpy import load_file
-
     folder = GOLDEN / "hf_distilbert_base"
-    config = json.loads((folder / "config.json").read_text())
-    encoder = DistilBertEncoder(
-        vocab_size=config["vocab_size"],
-        hidden_dim=config["dim"],
-        num_layers=config["n_layers"],
-        num_heads=config["n_heads"],
-        intermediate_dim=config["hidden_dim"],
-        max_length=config["max_position_embeddings"],
-    )
-    tensors = load_file(folder / "model.safetensors")
-    assert {hf_name(weight) for weight in encoder.weights} == set(tensors)
-    for weight in encoder.weights:
-        tensor = tensors[hf_name(weight)]
-        weight.assign(tensor.T if weight.name == "kernel" else tensor)
-
+    encoder = load_encoder(str(folder))
+    assert type(encoder) is DistilBertEncoder
     expected = np.load(folder / "expected.npz")
     mask = expected["attention_mask"]
     outputs = encoder({"token_ids": expected["input_ids"], "padding_mask": mask})

@@ -6,13 +6,15 @@ import time
 import pytest
 
 from bert_tfx.pipeline import cli
+from bert_tfx.pipeline.commands.options import collect
+from bert_tfx.pipeline.config import OPTIONS, make_config
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TASKS
 
 FRAMEWORKS = r"\b(tensorflow|keras|apache_beam|tfx|numpy|absl)\b"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["train", "--help"]])
 def test_help_answers_at_once(command, arguments):
     seconds = []
     for _ in range(3):
@@ -34,7 +36,7 @@ def test_help_loads_no_framework(command, monkeypatch):
 
 def test_help_names_every_option(command):
     stdout = command("run", "--help").stdout
-    for option in cli.OPTIONS:
+    for option in OPTIONS:
         assert f"--{option.replace('_', '-')}" in stdout
     for task in TASKS:
         assert task in stdout
@@ -92,7 +94,10 @@ OWN = "--task own --labels bad,good --data own --text-a review"
         (f"{SST2} --vocab nothing.txt", ["{}/nothing.txt: no such file; --vocab names"]),
         (f"{SST2} --vocab no_cls.txt", ["{}/no_cls.txt: [CLS] not found", "with the checkpoint"]),
         (f"{SST2} --vocab twice.txt", ["{}/twice.txt, line 7: token 'x' stands already in line 5"]),
-        (f"{SST2} --pretrained file", ["{}/file: its vocabulary is missing: --vocab names"]),
+        (
+            f"{SST2} --pretrained file",
+            ["{}/file: not a checkpoint; expected a folder"],
+        ),
         (
             f"{SST2} --slice-by source",
             ["'source' is no extra column of the eval rows; there is none"],
@@ -160,7 +165,7 @@ def test_second_run_is_kept_out_of_the_folder(command, place):
 
 
 def options(*arguments):
-    return cli._options(cli._parser().parse_args(["run", *map(str, arguments)]))
+    return collect(cli._parser().parse_args(["run", *map(str, arguments)]))
 
 
 def test_flags_go_before_the_file(tmp_path):
@@ -177,7 +182,7 @@ def test_flags_go_before_the_file(tmp_path):
 
 def test_sample_brings_its_rows_and_vocabulary():
     given = options("--task", "sample", "--output", "x")
-    config = cli.make_config(given)
+    config = make_config(given)
     assert config.layout.name == "sample"
     assert config.vocab_file.endswith("sample/vocab.txt")
     assert options("--task", "sample", "--data", "mine")["data"] == "mine"
@@ -186,7 +191,7 @@ def test_sample_brings_its_rows_and_vocabulary():
 
 def own_task(data, *arguments):
     given = options("--task", "own", "--labels", "bad,good", "--data", data, *arguments)
-    return cli.make_config(given | {"output": "x"}).task
+    return make_config(given | {"output": "x"}).task
 
 
 def test_own_task_takes_its_columns_from_the_header(place):
@@ -243,7 +248,7 @@ def test_exit_code_says_how_it_went(monkeypatch, capsys, outcome, code, message)
     def run(arguments):
         raise outcome
 
-    monkeypatch.setattr(cli, "_run", run)
+    monkeypatch.setattr(cli.run, "run", run)
     assert cli.main(["run"]) == code
     assert capsys.readouterr() == ("", message)
 
@@ -252,6 +257,6 @@ def test_defect_is_no_mistake_of_the_user(monkeypatch):
     def run(arguments):
         raise RuntimeError("Trainer failed")
 
-    monkeypatch.setattr(cli, "_run", run)
+    monkeypatch.setattr(cli.run, "run", run)
     with pytest.raises(RuntimeError, match="Trainer failed"):
         cli.main(["run"])

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from bert_tfx.modeling.recipes import RECIPES, Recipe
+from bert_tfx.modeling.recipes import RECIPES, TASK_RECIPES, Recipe
 from bert_tfx.pipeline.config import BEAM_RUNNERS, OPTIONS, load_options, make_config
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TASKS
@@ -21,7 +21,7 @@ def config(**options):
 def test_defaults_are_those_of_the_task(name):
     made = config(task=name)
     assert made.task is TASKS[name]
-    assert made.recipe == RECIPES[name]
+    assert made.recipe == RECIPES[TASK_RECIPES[name]]
     assert 0.5 < made.min_accuracy < 1
     assert made.max_rejects == 0
     assert made.vocab_file is made.pretrained is None
@@ -48,7 +48,7 @@ def test_lineage_is_that_of_models_that_answer_the_same_questions():
 
 def test_own_task_of_a_published_name_takes_over_nothing():
     made = config(task={**OWN, "name": "sst2"})
-    assert made.recipe == Recipe() != RECIPES["sst2"]
+    assert made.recipe == Recipe() != RECIPES["seed-sst2"]
     assert made.min_accuracy == pytest.approx(1 / 4 + 0.1)
 
 
@@ -80,6 +80,18 @@ def test_options_reach_config_and_recipe(vocab_file):
         "patience": 3,
         "max_steps": 5,
         "seed": 0,
+        "num_seeds": 2,
+        "metric": "mcc",
+        "layer_decay": 0.9,
+        "freeze_embeddings": True,
+        "freeze_layers": 1,
+        "label_smoothing": 0.1,
+        "class_weights": "balanced",
+        "accumulation_steps": 2,
+        "precision": "mixed_bfloat16",
+        "gradient_checkpointing": True,
+        "dropout": 0,
+        "distribution": "mirrored",
     }
     made = config(**values)
     in_recipe = {field.name for field in dataclasses.fields(Recipe)}
@@ -87,7 +99,19 @@ def test_options_reach_config_and_recipe(vocab_file):
     for name, value in values.items():
         owner = made.recipe if name in in_recipe else made
         assert getattr(owner, "vocab_file" if name == "vocab" else name) == value
-    assert {"task", "data", "output", "pretrained", *values} == OPTIONS.keys()
+    others = {"task", "data", "output", "recipe", "pretrained", "pretrained_sha256"}
+    assert others | values.keys() == OPTIONS.keys()
+
+
+def test_recipe_by_name():
+    made = config(task=OWN, recipe="seed-sst2", epochs=1)
+    assert made.recipe == dataclasses.replace(RECIPES["seed-sst2"], epochs=1)
+    with pytest.raises(InputError, match=r"^unknown recipe 'sst2'; known are seed-chnsenticorp, "):
+        config(recipe="sst2")
+
+
+def test_task_is_known_by_the_forerunners_name():
+    assert config(task="sst-2") == config(task="sst2")
 
 
 @pytest.mark.parametrize("name", NEEDED)
@@ -102,7 +126,7 @@ def test_unknown_option_is_refused_with_the_known_ones():
         config(epoch=3)
 
 
-@pytest.mark.parametrize("task", ["sst-2", "", ["sst2"], 3, None])
+@pytest.mark.parametrize("task", ["sst-3", "", ["sst2"], 3, None])
 def test_unknown_task_is_refused_with_the_known_ones(task):
     with pytest.raises(InputError, match=r"known are chnsenticorp, .*--task-file|must not be ''"):
         config(task=task)
@@ -148,7 +172,7 @@ def test_value_that_is_no_number_is_refused(name, value):
 @pytest.mark.parametrize(
     ("name", "wrong", "right"),
     [
-        ("model", ["albert", "BERT"], ["bert", "distilbert"]),
+        ("model", ["roberta", "BERT"], ["bert", "distilbert", "albert"]),
         ("size", ["large"], ["tiny", "mini", "small", "medium", "base"]),
         ("beam_runner", ["flink"], [*BEAM_RUNNERS]),
         ("min_accuracy", [-0.01, 1.01], [0, 1, 0.5]),
@@ -203,10 +227,93 @@ def test_missing_files_are_named_with_the_option(tmp_path, vocab_file):
     nothing = str(tmp_path / "nothing")
     with pytest.raises(InputError, match=rf"^{nothing}: no such file; --vocab names"):
         config(vocab=nothing)
-    with pytest.raises(InputError, match=rf"^{nothing}: no such file; --pretrained names"):
+    with pytest.raises(InputError, match=rf"^{nothing}: no such file or folder, and no preset"):
         config(pretrained=nothing, vocab=str(vocab_file))
-    with pytest.raises(InputError, match=r"its vocabulary is missing: --vocab names"):
-        config(pretrained=str(vocab_file))
+
+
+# The checkpoint to start from.
+
+BERT_CONFIG = {
+    "model_type": "bert",
+    "vocab_size": 40,
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 64,
+}
+NO_VOCAB = r"there is no vocab.txt beside the weights: --vocab names"
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A checkpoint's folder; its weights are not read here."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(BERT_CONFIG))
+    (folder / "model.safetensors").touch()
+    (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\nx\n")
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    return folder
+
+
+def test_checkpoint_says_model_vocabulary_and_casing(checkpoint, vocab_file):
+    made = config(pretrained=str(checkpoint), max_length=64)
+    assert made.pretrained == str(checkpoint)
+    assert made.model == "bert"
+    assert made.vocab_file == str(checkpoint / "vocab.txt")
+    assert made.lowercase is False
+    assert config(pretrained=str(checkpoint), max_length=64, lowercase=True).lowercase is True
+    with pytest.raises(InputError, match=r"is another vocabulary than .*: leave --vocab out$"):
+        config(pretrained=str(checkpoint), max_length=64, vocab=str(vocab_file))
+    (checkpoint / "vocab.txt").unlink()
+    told = config(pretrained=str(checkpoint), max_length=64, vocab=str(vocab_file))
+    assert told.vocab_file == str(vocab_file)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "distilbert"}, r"is a bert checkpoint, but --model says distilbert"),
+        ({"size": "mini"}, r"^--size and --pretrained: a checkpoint has a size"),
+        ({"max_length": 65}, r"^max_length is 65, but .* has positions for 64 tokens only"),
+        ({"pretrained_sha256": "00"}, r"is no archive, so it has no SHA-256 to check"),
+    ],
+)
+def test_checkpoint_and_options_that_contradict_each_other(checkpoint, options, message):
+    with pytest.raises(InputError, match=message):
+        config(**{"pretrained": str(checkpoint), "max_length": 64, **options})
+
+
+def test_uncased_vocabulary_without_lower_casing_is_warned_of(vocab_file, tmp_path, caplog):
+    config(vocab=str(vocab_file))
+    assert not caplog.records
+    config(vocab=str(vocab_file), lowercase=False)
+    assert "--lowercase mends that" in caplog.text
+    caplog.clear()
+    (tmp_path / "cased.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n##A\n")
+    config(vocab=str(tmp_path / "cased.txt"), lowercase=False)
+    assert not caplog.records
+
+
+def test_vocabulary_must_fit_the_checkpoint(checkpoint):
+    def made():
+        return config(pretrained=str(checkpoint), max_length=64)
+
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *map(str, range(36))]
+    (checkpoint / "vocab.txt").write_text("\n".join(tokens))
+    assert made()
+    (checkpoint / "vocab.txt").write_text("\n".join([*tokens, "more"]))
+    with pytest.raises(InputError, match=r"holds 41 tokens, but .* has embeddings for 40 only"):
+        made()
+    (checkpoint / "vocab.txt").unlink()
+    with pytest.raises(InputError, match=NO_VOCAB):
+        made()
+
+
+def test_sha256_without_a_checkpoint_is_refused():
+    with pytest.raises(InputError, match=r"^pretrained_sha256: there is no --pretrained to check"):
+        config(pretrained_sha256="00")
 
 
 @pytest.mark.parametrize(

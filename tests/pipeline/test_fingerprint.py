@@ -91,6 +91,7 @@ def test_imported_modules_are_found_through_every_way_to_import():
     assert {
         PREPROCESSING,
         "bert_tfx.modeling",
+        "bert_tfx.modeling.features",
         "bert_tfx.modeling.tokenization",
         "bert_tfx.modeling.vocab_file",
         "bert_tfx.schema.tasks",

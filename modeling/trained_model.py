@@ -1,0 +1,136 @@
+"""A trained classifier on disk, with all that it takes to ask it.
+
+A folder that holds `classifier.keras`, its `vocab.txt`, and `model.json`: the task it answers, the
+casing, the longest row, how it was trained. Both the pipeline's Trainer and `bert-tfx train` write
+it; `test`, `export` and `convert` read it, and so does a further training as its checkpoint.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from bert_tfx.modeling.checkpoint_files import CLASSIFIER_FILE, MODEL_FILE, VOCAB_FILE
+from bert_tfx.modeling.checkpoints import load_classifier
+from bert_tfx.modeling.classifier import TextClassifier
+from bert_tfx.modeling.features import TextTransform
+from bert_tfx.modeling.tokenization import WordPieceTokenizer
+from bert_tfx.modeling.vocab_file import read_vocabulary
+from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.tasks import Task
+
+_LIBRARIES = ("bert-tfx", "keras", "tensorflow", "tensorflow-text")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A classifier and what it answers.
+
+    Attributes:
+        classifier: The classifier.
+        task: What its rows and labels mean.
+        vocab_file: Its vocabulary.
+        lowercase: Whether that is uncased.
+        max_length: Tokens a row at most, special ones included, as it was trained.
+        training: How it was trained: recipe, checkpoint, metrics. For people, not for programs.
+    """
+
+    classifier: TextClassifier
+    task: Task
+    vocab_file: str
+    lowercase: bool
+    max_length: int
+    training: Mapping[str, Any]
+
+    def transform(self) -> TextTransform:
+        """Returns what makes its features of texts."""
+        tokenizer = WordPieceTokenizer(self.vocab_file, lowercase=self.lowercase)
+        return TextTransform(tokenizer, max_length=self.max_length)
+
+    def save(self, folder: str) -> None:
+        """Writes the model.
+
+        Args:
+            folder: Where; it may exist. `model.json` comes last, and by a rename: where it lies,
+                the rest is whole.
+        """
+        os.makedirs(folder, exist_ok=True)
+        about = os.path.join(folder, MODEL_FILE)
+        if os.path.exists(about):
+            os.remove(about)
+        self.classifier.save(os.path.join(folder, CLASSIFIER_FILE))
+        vocab_file = os.path.join(folder, VOCAB_FILE)
+        if not (os.path.exists(vocab_file) and os.path.samefile(vocab_file, self.vocab_file)):
+            shutil.copyfile(self.vocab_file, vocab_file)
+        content = {
+            "task": json.loads(self.task.to_json()),
+            "lowercase": self.lowercase,
+            "max_length": self.max_length,
+            "training": dict(self.training),
+            "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        }
+        partial = f"{about}.partial"
+        with open(partial, "w", encoding="utf-8") as file:
+            json.dump(content, file, ensure_ascii=False, indent=1)
+        os.replace(partial, about)
+
+
+def load_trained_model(path: str) -> TrainedModel:
+    """Reads a model that `TrainedModel.save` wrote.
+
+    Args:
+        path: The folder, or the `classifier.keras` in it.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: If it is not there, or a file of it is missing or malformed.
+    """
+    folder = pathlib.Path(path)
+    if folder.name == CLASSIFIER_FILE:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise InputError(
+            f"{path}: no such model; expected a folder with {CLASSIFIER_FILE}, {VOCAB_FILE} and "
+            f"{MODEL_FILE}, as `bert-tfx train` writes it"
+        )
+    for name in (CLASSIFIER_FILE, VOCAB_FILE, MODEL_FILE):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder / name}: missing; a trained model has {CLASSIFIER_FILE}, {VOCAB_FILE} "
+                f"and {MODEL_FILE}. An unfinished training is finished by the command that began it"
+            )
+    about = folder / MODEL_FILE
+    try:
+        content = json.loads(about.read_text(encoding="utf-8"))
+        task = Task.from_json(json.dumps(content["task"]))
+        lowercase, max_length = content["lowercase"], content["max_length"]
+        training = content["training"]
+        kinds = (type(lowercase), type(max_length), type(training))
+        if kinds != (bool, int, dict):
+            raise TypeError("lowercase, max_length or training is of another kind")
+    except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
+        raise InputError(f"{about}: does not describe a model: {error!r}") from error
+    vocab_file = os.fspath(folder / VOCAB_FILE)
+    tokens = len(read_vocabulary(vocab_file))
+    classifier = load_classifier(os.fspath(folder), len(task.labels))
+    encoder = classifier.encoder
+    if tokens > encoder.vocab_size or max_length > encoder.max_length:
+        raise InputError(
+            f"{folder}: {CLASSIFIER_FILE} has embeddings for {encoder.vocab_size:,} tokens and "
+            f"{encoder.max_length} positions; {VOCAB_FILE} holds {tokens:,} tokens, and "
+            f"{MODEL_FILE} says rows of up to {max_length} tokens: take all three from one training"
+        )
+    return TrainedModel(
+        classifier=classifier,
+        task=task,
+        vocab_file=vocab_file,
+        lowercase=lowercase,
+        max_length=max_length,
+        training=training,
+    )

@@ -1,0 +1,131 @@
+"""The state of a fine-tuning: how far it is, and all that it needs to go on from there."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import time
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+# The state is saved after so many seconds, or after so many times what saving takes, whichever is
+# longer: a crash costs little and saving costs less than a twentieth of the time.
+_SECONDS_BETWEEN_SAVES = 20.0
+_SAVE_COST_FACTOR = 20.0
+
+_STATE_FILE = "state.npz"
+_BEST_FILE = "best.npz"
+# Fields of Progress with a number for each step: saved as arrays, as JSON would take long.
+_CURVES = ("step_losses", "learning_rates")
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a fine-tuning stands.
+
+    Attributes:
+        epoch: Epochs finished.
+        step_in_epoch: Steps taken in the epoch after those.
+        rows: Rows seen in the current epoch.
+        loss_sum: The sum of their losses, nats.
+        correct: How many of them were classified correctly.
+        best_epoch: The epoch (from 1) with the best eval metric so far, 0 before the first.
+        best_value: Its eval metric, the one that the recipe names.
+        best_accuracy: Its eval accuracy.
+        best_loss: Its eval loss.
+        history: For each finished epoch the training `loss` and `accuracy` and, with `eval_`
+            before their names, what `evaluate` returns.
+        step_losses: Each step's training loss, float32.
+        learning_rates: Each step's learning rate (the head's), float32.
+    """
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    rows: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    best_epoch: int = 0
+    best_value: float | None = None
+    best_accuracy: float = -1.0
+    best_loss: float = float("inf")
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    step_losses: list[float] = dataclasses.field(default_factory=list)
+    learning_rates: list[float] = dataclasses.field(default_factory=list)
+
+
+class TrainingState:
+    """Saves and restores all that a fine-tuning needs to go on as if it had never stopped.
+
+    Args:
+        model: All its variables are saved: weights and the seeds of its dropouts.
+        optimizer: Built for it.
+        folder: Where to save; made if it is not there.
+        is_writer: Whether to write at all.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        folder: str,
+        *,
+        is_writer: bool = True,
+    ) -> None:
+        self._model = model
+        self._variables = [*model.variables, *optimizer.variables]
+        self._folder = pathlib.Path(folder)
+        self._is_writer = is_writer
+        self._due = time.monotonic() + _SECONDS_BETWEEN_SAVES
+        if is_writer:
+            self._folder.mkdir(parents=True, exist_ok=True)
+
+    def save_if_due(self, progress: Progress) -> None:
+        """Saves if the last time is long enough ago."""
+        if self._is_writer and time.monotonic() >= self._due:
+            self.save(progress)
+
+    def save(self, progress: Progress) -> None:
+        """Saves everything but the best epoch's weights."""
+        start = time.monotonic()
+        arrays = {f"v{i}": np.asarray(v) for i, v in enumerate(self._variables)}
+        fields = dict(vars(progress))
+        arrays |= {name: np.array(fields.pop(name), np.float64) for name in _CURVES}
+        arrays["progress"] = np.asarray(json.dumps(fields))
+        self._write(_STATE_FILE, arrays)
+        now = time.monotonic()
+        self._due = now + max(_SECONDS_BETWEEN_SAVES, _SAVE_COST_FACTOR * (now - start))
+
+    def restore(self) -> Progress | None:
+        """Restores what `save` has saved, or returns None where nothing was."""
+        path = self._folder / _STATE_FILE
+        if not path.exists():
+            return None
+        with np.load(path, allow_pickle=False) as arrays:
+            for i, variable in enumerate(self._variables):
+                variable.assign(arrays[f"v{i}"])
+            curves = {name: arrays[name].tolist() for name in _CURVES}
+            return Progress(**json.loads(str(arrays["progress"])), **curves)
+
+    def save_best(self) -> None:
+        """Saves the trainable variables as those of the best epoch."""
+        weights = enumerate(self._model.trainable_variables)
+        self._write(_BEST_FILE, {f"v{i}": np.asarray(v) for i, v in weights})
+
+    def restore_best(self) -> None:
+        """Restores the trainable variables of the best epoch."""
+        with np.load(self._folder / _BEST_FILE, allow_pickle=False) as arrays:
+            for i, variable in enumerate(self._model.trainable_variables):
+                variable.assign(arrays[f"v{i}"])
+
+    def _write(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes a file whole or not at all."""
+        if not self._is_writer:
+            return
+        partial = self._folder / f".{name}"
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self._folder / name)

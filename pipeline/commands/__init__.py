@@ -1,0 +1,1 @@
+"""The commands of `bert-tfx`, one module each: `add` declares it, `run` does it."""

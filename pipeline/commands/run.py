@@ -1,0 +1,63 @@
+"""`bert-tfx run`: the pipeline on this machine."""
+
+import argparse
+
+from bert_tfx.pipeline.commands import options
+from bert_tfx.pipeline.config import BEAM_RUNNERS, make_config
+from bert_tfx.pipeline.console import quieten
+from bert_tfx.pipeline.output_lock import exclusive
+
+EXIT_NOT_BLESSED = 3
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declares the command."""
+    parser = commands.add_parser(
+        "run",
+        help="run the pipeline on this machine",
+        description="Runs the pipeline on this machine: TSV rows become TFRecords, statistics, "
+        "WordPiece ids, a trained model, an evaluation and, where the model is good enough, a "
+        "pushed SavedModel. What an earlier run finished is not done again; a run that was stopped "
+        "goes on.",
+        epilog="Exit codes: 0 all went well; 2 a mistake in the input; 3 the model does not reach "
+        "what it must and was not pushed.",
+    )
+    parser.set_defaults(command=run)
+    options.add_config(parser)
+    what = parser.add_argument_group("what to learn")
+    options.add_task(what)
+    what.add_argument("--output", metavar="DIR", help="folder for all that the run makes")
+    options.add_own_task(parser)
+    options.add_model(parser)
+    options.add_recipe(parser)
+
+    gates = parser.add_argument_group("gates")
+    options.add_numbers(
+        gates,
+        (
+            ("max_rejects", "N", "rows that may be left out because they do not fit (default: 0)"),
+            ("min_accuracy", "X", "eval accuracy a model must reach (default: the task's)"),
+            ("max_regression", "X", "how far it may lie below the last good one (default: 0.01)"),
+            ("eval_fraction", "X", "share of rows held out without an eval file (default: 0.1)"),
+        ),
+    )
+    gates.add_argument("--slice-by", metavar="A,B", help="extra columns to slice the evaluation by")
+
+    engine = parser.add_argument_group("engine")
+    engine.add_argument("--beam-runner", choices=BEAM_RUNNERS, help="(default: in_memory)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the pipeline; returns the exit code."""
+    config = make_config(options.collect(arguments))
+    # The task's files are looked at before the frameworks load: a wrong path answers at once.
+    config.slice_columns  # noqa: B018
+    with exclusive(config.output_dir):
+        quieten(arguments.verbose)
+
+        from bert_tfx.pipeline import local_runner
+        from bert_tfx.pipeline.summary import summarize
+
+        summary = summarize(config, local_runner.run(config))
+    print(summary.text)
+    return 0 if summary.blessed else EXIT_NOT_BLESSED

@@ -1,0 +1,149 @@
+"""`bert-tfx train`: fine-tunes a model without a pipeline around it."""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+
+from bert_tfx.modeling.checkpoint_files import MODEL_FILE, find_checkpoint
+from bert_tfx.pipeline.commands import options
+from bert_tfx.pipeline.config import Config, make_config
+from bert_tfx.pipeline.console import Console, logged, quieten
+from bert_tfx.pipeline.fingerprint import file_fingerprint
+from bert_tfx.pipeline.output_lock import exclusive
+from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.tasks import EVAL, TRAIN
+
+logger = logging.getLogger(__name__)
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declares the command."""
+    parser = commands.add_parser(
+        "train",
+        help="fine-tune a model on TSV files, without a pipeline",
+        description="Fine-tunes a BERT, DistilBERT or ALBERT classifier on the rows of a task, "
+        "with the tokenizer, the model and the loop of the pipeline. A training that was "
+        "stopped goes on where it was.",
+        epilog="Then: bert-tfx test --save_dir DIR ..., bert-tfx export --model_path DIR ...",
+    )
+    parser.set_defaults(command=run)
+    options.add_config(parser)
+    what = parser.add_argument_group("what to learn")
+    options.add_task(what)
+    what.add_argument("--output", "--save-dir", metavar="DIR", help="folder for the trained model")
+    what.add_argument(
+        "--log-dir", metavar="DIR", help="folder for TensorBoard's logs (default: DIR/logs)"
+    )
+    options.add_numbers(
+        what,
+        (
+            ("max_rejects", "N", "rows of a split that may be left out, as misfits (default: 0)"),
+            ("eval_fraction", "X", "share of rows held out without an eval file (default: 0.1)"),
+        ),
+    )
+    options.add_own_task(parser)
+    options.add_model(parser)
+    options.add_recipe(parser)
+    parser.add_argument(
+        "--use-token-type",
+        action="store_true",
+        help="understood for compatibility: pairs always have their segment ids",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Trains; returns the exit code."""
+    config = make_config(options.collect(arguments))
+    layout = config.layout
+    if os.path.exists(os.path.join(config.output_dir, MODEL_FILE)):
+        raise InputError(
+            f"{config.output_dir}: holds a trained model already; --save_dir names another folder, "
+            "or remove this one first"
+        )
+    log_dir = os.path.join(config.output_dir, "logs")
+    if arguments.log_dir:
+        log_dir = os.path.abspath(os.path.expanduser(arguments.log_dir))
+        try:
+            os.makedirs(log_dir, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{log_dir}: cannot be written: {error.strerror}; --log-dir names a folder"
+            ) from error
+    with exclusive(config.output_dir), logged(Console(sys.stdout)):
+        quieten(arguments.verbose)
+
+        from bert_tfx.modeling.features import TextTransform
+        from bert_tfx.modeling.text_rows import rows_of_texts
+        from bert_tfx.modeling.tokenization import WordPieceTokenizer
+        from bert_tfx.modeling.training_run import TrainingRun
+        from bert_tfx.pipeline.vocabulary import learned_vocabulary
+        from bert_tfx.schema.labelled_texts import read_split
+
+        if layout.hash_split:
+            logger.info(
+                "no file to evaluate on: a share of %g of all texts is held out, by their hash",
+                config.eval_fraction,
+            )
+        vocab_file = config.vocab_file or learned_vocabulary(config)
+        transform = TextTransform(
+            WordPieceTokenizer(vocab_file, lowercase=config.lowercase),
+            max_length=config.recipe.max_length,
+        )
+        rows = {}
+        for split in (TRAIN, EVAL):
+            read = read_split(
+                config.task,
+                layout,
+                split,
+                config.data_dir,
+                eval_fraction=config.eval_fraction,
+                max_rejects=config.max_rejects,
+            )
+            rows[split] = rows_of_texts(transform, read.texts, read.labels or [])
+        trained = TrainingRun(
+            task=config.task,
+            recipe=config.recipe,
+            model=config.model,
+            size=config.size,
+            pretrained=config.pretrained,
+            vocab_file=vocab_file,
+            lowercase=config.lowercase,
+        ).train(
+            rows[TRAIN],
+            rows[EVAL],
+            model_dir=config.output_dir,
+            log_dir=log_dir,
+            state_dir=os.path.join(config.state_dir, _state_key(config, vocab_file)),
+        )
+        shutil.rmtree(config.state_dir, ignore_errors=True)
+    measured = trained.training["eval"]
+    print(
+        f"\n{config.task.name}: eval accuracy {measured['eval_accuracy']:.4f}, "
+        f"loss {measured['eval_loss']:.4f} (epoch {trained.training['epoch']})"
+    )
+    print(f"model: {config.output_dir}")
+    return 0
+
+
+def _state_key(config: Config, vocab_file: str) -> str:
+    """Names a training by all that its result depends on."""
+    paths = [
+        path
+        for split in (TRAIN, EVAL)
+        if split in config.layout.splits
+        for path in config.layout.splits[split].find(config.data_dir)
+    ]
+    if config.pretrained:
+        paths += find_checkpoint(config.pretrained).files
+    parts = [
+        config.task.to_json(),
+        dataclasses.asdict(config.recipe),
+        [config.model, config.size, config.lowercase, config.eval_fraction, config.max_rejects],
+        file_fingerprint(vocab_file, *paths),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

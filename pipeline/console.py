@@ -1,0 +1,68 @@
+"""What a command shows while it works."""
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from typing import TextIO
+
+
+class Console(logging.Handler):
+    """Shows which component runs, and the lines that our own modules log meanwhile."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """Writes to `stream`."""
+        super().__init__()
+        self._stream = stream
+        self._line_open = False
+
+    def begin(self, text: str) -> None:
+        """Opens a line."""
+        self._stream.write(f"{text} ... ")
+        self._stream.flush()
+        self._line_open = True
+
+    def end(self, text: str) -> None:
+        """Closes the line, or adds one of its own where others came between."""
+        self._stream.write(text + "\n" if self._line_open else f"        {text}\n")
+        self._stream.flush()
+        self._line_open = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Shows a log line under the component's."""
+        self._stream.write(("\n" if self._line_open else "") + f"        {self.format(record)}\n")
+        self._stream.flush()
+        self._line_open = False
+
+
+@contextlib.contextmanager
+def logged(console: Console) -> Iterator[None]:
+    """Shows what our own modules log, for as long as the context lasts."""
+    logger = logging.getLogger("bert_tfx")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(console)
+    try:
+        yield
+    finally:
+        logger.removeHandler(console)
+
+
+def quieten(verbose: bool) -> None:
+    """Leaves the console to our own lines, unless all are wanted.
+
+    Call it before TensorFlow is imported.
+    """
+    if verbose:
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.simplefilter("ignore")
+    # For the worker processes of `multi_processing`.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    from absl import logging as absl_logging
+
+    # TFX's errors only announce an exception, and that one speaks for itself.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    for name in ("tensorflow", "apache_beam"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,316 @@
+import dataclasses
+import json
+import math
+import os
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.util import event_pb2
+
+from bert_tfx.modeling import training_run, training_state
+from bert_tfx.modeling.albert import AlbertEncoder
+from bert_tfx.modeling.batching import Rows
+from bert_tfx.modeling.bert import BertEncoder
+from bert_tfx.modeling.checkpoints import save_hugging_face
+from bert_tfx.modeling.distil_bert import DistilBertEncoder
+from bert_tfx.modeling.recipes import Recipe
+from bert_tfx.modeling.trained_model import load_trained_model
+from bert_tfx.modeling.training_run import TrainingRun
+from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.tasks import TASKS
+
+SIZE = {"num_layers": 2, "hidden_dim": 16, "num_heads": 2, "intermediate_dim": 32}
+SIZES = {
+    "bert": {"toy": SIZE},
+    "distilbert": {"toy": SIZE},
+    "albert": {"toy": {**SIZE, "embedding_dim": 8}},
+}
+RECIPE = Recipe(max_length=8, batch_size=8, epochs=2, learning_rate=1e-3, seed=3, patience=9)
+
+
+@pytest.fixture(autouse=True)
+def toy_sizes(monkeypatch):
+    monkeypatch.setattr(training_run, "_SIZES", SIZES)
+
+
+def make_rows(seed, count=20):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, 9, count)
+    tokens = rng.integers(5, 14, lengths.sum()).astype(np.int32)
+    labels = rng.integers(0, 2, count).astype(np.int32)
+    return Rows(tokens, None, lengths, labels)
+
+
+TRAIN, EVAL = make_rows(0), make_rows(1)
+
+
+@pytest.fixture
+def make_run(vocab_file):
+    def make_run(model="bert", *, pretrained=None, **recipe):
+        return TrainingRun(
+            task=TASKS["sst2"],
+            recipe=dataclasses.replace(RECIPE, **recipe),
+            model=model,
+            size="toy",
+            pretrained=None if pretrained is None else str(pretrained),
+            vocab_file=vocab_file,
+            lowercase=True,
+        )
+
+    return make_run
+
+
+def train(run, folder):
+    return run.train(
+        TRAIN,
+        EVAL,
+        model_dir=str(folder / "model"),
+        log_dir=str(folder / "logs"),
+        state_dir=str(folder / "state"),
+    )
+
+
+def logits(model):
+    return np.asarray(model.classifier(EVAL.batch(np.arange(len(EVAL))), training=False))
+
+
+def history(folder):
+    return json.loads((folder / "model" / "history.json").read_text(encoding="utf-8"))
+
+
+def scalars(folder):
+    """Returns what TensorBoard shows of a folder: for each name the values by step."""
+    found = {}
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = event_pb2.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                number = float(tf.make_ndarray(value.tensor))
+                found.setdefault(value.tag, {})[event.step] = number
+    return found
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory, vocab_file):
+    """A trained model to start from, and the same in Hugging Face's format."""
+    folder = tmp_path_factory.mktemp("first")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_run, "_SIZES", SIZES)
+        run = TrainingRun(TASKS["sst2"], RECIPE, "bert", "toy", None, vocab_file, True)
+        trained = train(run, folder)
+    save_hugging_face(
+        trained.classifier,
+        str(folder / "hf"),
+        vocab_file=vocab_file,
+        lowercase=True,
+        labels=["0", "1"],
+    )
+    return folder, trained
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [("bert", BertEncoder), ("distilbert", DistilBertEncoder), ("albert", AlbertEncoder)],
+)
+def test_new_weights(make_run, tmp_path, model, kind):
+    trained = train(make_run(model), tmp_path)
+    encoder = trained.classifier.encoder
+    assert type(encoder) is kind
+    assert (encoder.vocab_size, encoder.max_length) == (15, 8)
+    assert (trained.training["model"], trained.training["size"]) == (model, "toy")
+    assert trained.training["pretrained"] is None
+    assert trained.training["recipe"] == dataclasses.asdict(make_run(model).recipe)
+
+    loaded = load_trained_model(str(tmp_path / "model"))
+    np.testing.assert_array_equal(logits(loaded), logits(trained))
+    assert loaded.training == json.loads(json.dumps(trained.training))
+    assert (loaded.task, loaded.lowercase, loaded.max_length) == (TASKS["sst2"], True, 8)
+    correct = (logits(trained).argmax(axis=1) == EVAL.labels).mean()
+    assert trained.training["eval"]["eval_accuracy"] == pytest.approx(correct)
+
+
+def test_history_has_every_step_and_epoch(first):
+    folder, trained = first
+    told = history(folder)
+    assert (told["metric"], told["best_seed"], [*told["seeds"]]) == ("accuracy", 3, ["3"])
+    one = told["seeds"]["3"]
+    # 3 batches in each of 2 epochs.
+    assert len(one["step_losses"]) == len(one["learning_rates"]) == 6
+    assert all(0 < loss < 10 for loss in one["step_losses"])
+    assert max(one["learning_rates"]) <= 1e-3 * (1 + 1e-6)
+    assert one["learning_rates"][-1] < one["learning_rates"][0]
+    assert len(one["history"]) == one["epoch"] == 2
+    assert {"loss", "accuracy", "eval_loss", "eval_accuracy", "eval_mcc"} <= {*one["history"][0]}
+    assert one["history"][one["best_epoch"] - 1] == trained.training["eval"]
+    assert told["mean"] == one["best_value"]
+    assert told["standard_deviation"] == 0
+
+
+def test_tensorboard_reads_the_logs(first):
+    folder, _ = first
+    shown = scalars(folder / "logs")
+    (one,) = history(folder)["seeds"].values()
+    for name in ("loss", "accuracy", "eval_loss", "eval_accuracy"):
+        expected = [epoch[name] for epoch in one["history"]]
+        assert [*shown[name]] == [3, 6]
+        assert [*shown[name].values()] == pytest.approx(expected, rel=1e-6)
+    rates = [one["learning_rates"][2], one["learning_rates"][5]]
+    assert [*shown["learning_rate"].values()] == pytest.approx(rates, rel=1e-6)
+
+
+def test_seeds_are_compared_and_the_best_is_kept(make_run, tmp_path):
+    both = train(make_run(num_seeds=2, learning_rate=1e-2), tmp_path / "both")
+    told = history(tmp_path / "both")
+    assert [*told["seeds"]] == ["3", "4"]
+    values = [told["seeds"][seed]["best_value"] for seed in ("3", "4")]
+    assert told["mean"] == pytest.approx(sum(values) / 2)
+    assert told["standard_deviation"] == pytest.approx(abs(values[0] - values[1]) / math.sqrt(2))
+    assert told["seeds"]["3"]["step_losses"] != told["seeds"]["4"]["step_losses"]
+    best = both.training["seed"]
+    assert told["best_seed"] == best
+    assert told["seeds"][str(best)]["best_value"] == max(values)
+    for seed in ("3", "4"):
+        assert [*scalars(tmp_path / "both" / "logs" / f"seed-{seed}")["eval_loss"]] == [3, 6]
+
+    alone = train(make_run(seed=best, learning_rate=1e-2), tmp_path / "alone")
+    np.testing.assert_array_equal(logits(alone), logits(both))
+
+
+@pytest.mark.parametrize("model", ["bert", "distilbert", "albert"])
+def test_dropout_reaches_all_rates(make_run, model):
+    def rates(classifier):
+        layers = classifier._flatten_layers()
+        return [layer.rate for layer in layers if isinstance(layer, keras.layers.Dropout)]
+
+    usual = rates(make_run(model).make_classifier())
+    assert len(usual) >= 4
+    classifier = make_run(model, dropout=0.37).make_classifier()
+    assert rates(classifier) == [0.37] * len(usual)
+    assert classifier.dropout_rate == 0.37
+
+
+@pytest.mark.parametrize("name", ["model", "model/classifier.keras", "hf"])
+def test_checkpoint_is_where_training_starts(make_run, tmp_path, first, name):
+    folder, source = first
+    run = make_run(pretrained=folder / name)
+    start = run.make_classifier()
+    batch = EVAL.batch(np.arange(len(EVAL)))
+    np.testing.assert_allclose(
+        np.asarray(start(batch, training=False)), logits(source), rtol=0, atol=1e-6
+    )
+    trained = train(run, tmp_path)
+    assert trained.training["pretrained"] == str(folder / name)
+    assert trained.training["size"] is None
+    assert not np.array_equal(logits(trained), logits(source))
+    assert history(tmp_path)["seeds"]["3"]["epoch"] == 2
+
+
+def test_architecture_is_the_checkpoints(make_run, tmp_path):
+    """A Keras file says it no sooner than it is loaded."""
+    train(make_run("distilbert"), tmp_path / "first")
+    run = make_run("bert", pretrained=tmp_path / "first" / "model" / "classifier.keras")
+    trained = train(run, tmp_path / "second")
+    assert type(trained.classifier.encoder) is DistilBertEncoder
+    assert trained.training["model"] == "distilbert"
+
+
+@pytest.mark.parametrize("name", ["model", "hf"])
+def test_dropout_and_precision_reach_a_checkpoint(make_run, first, name):
+    folder, _ = first
+    run = make_run(pretrained=folder / name, dropout=0.37, precision="mixed_bfloat16")
+    classifier = run.make_classifier()
+    layers = [x for x in classifier._flatten_layers() if isinstance(x, keras.layers.Dropout)]
+    assert {layer.rate for layer in layers} == {0.37}
+    assert classifier.dtype_policy.name == "mixed_bfloat16"
+    assert classifier.encoder.dtype_policy.name == "mixed_bfloat16"
+
+
+def test_checkpoint_that_does_not_fit_is_told(make_run, first, tmp_path, vocab_file):
+    folder, _ = first
+    with pytest.raises(InputError, match=r"15 tokens and 8 positions; .* rows of up to 9 tokens"):
+        make_run(pretrained=folder / "model", max_length=9).make_classifier()
+    vocabulary = tmp_path / "vocab.txt"
+    shutil.copyfile(vocab_file, vocabulary)
+    with vocabulary.open("a", encoding="utf-8") as file:
+        file.write("more\nmost\n")
+    run = dataclasses.replace(make_run(pretrained=folder / "hf"), vocab_file=str(vocabulary))
+    with pytest.raises(InputError, match=r"this run has 17 tokens in its vocabulary"):
+        run.make_classifier()
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_gives_a_float32_model(make_run, tmp_path, precision):
+    trained = train(make_run(precision=precision), tmp_path)
+    for model in (trained, load_trained_model(str(tmp_path / "model"))):
+        assert model.classifier.dtype_policy.name == "float32"
+        policies = {layer.dtype_policy.name for layer in model.classifier._flatten_layers()}
+        assert policies == {"float32"}
+        assert {v.dtype for v in model.classifier.trainable_variables} == {"float32"}
+    assert trained.training["recipe"]["precision"] == precision
+    # What was evaluated was computed in 16 bits.
+    truth, answers = EVAL.labels, logits(trained)
+    losses = np.log(np.exp(answers).sum(axis=1)) - answers[np.arange(len(truth)), truth]
+    assert losses.mean() == pytest.approx(trained.training["eval"]["eval_loss"], abs=0.02)
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing may catch it."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, vocab_file, first):
+    """Trainings that nothing stopped, by their number of seeds."""
+    folder, trained = first
+    two = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_run, "_SIZES", SIZES)
+        recipe = dataclasses.replace(RECIPE, num_seeds=2)
+        run = TrainingRun(TASKS["sst2"], recipe, "bert", "toy", None, vocab_file, True)
+        both = train(run, two)
+    return {1: (logits(trained), history(folder)), 2: (logits(both), history(two))}
+
+
+# A seed takes 6 steps and 2 epochs: 8 saves.
+@pytest.mark.parametrize(("num_seeds", "kill_at_save"), [(1, 2), (1, 8), (2, 4), (2, 11)])
+def test_killed_training_goes_on(make_run, tmp_path, monkeypatch, whole, num_seeds, kill_at_save):
+    monkeypatch.setattr(training_state, "_SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(training_state, "_SAVE_COST_FACTOR", 0.0)
+    run = make_run(num_seeds=num_seeds)
+    saved = []
+    save = training_state.TrainingState.save
+
+    def save_and_die(self, progress):
+        save(self, progress)
+        saved.append(progress)
+        if len(saved) == kill_at_save:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_state.TrainingState, "save", save_and_die)
+        with pytest.raises(Killed):
+            train(run, tmp_path)
+    assert not os.path.exists(tmp_path / "model" / "model.json")
+
+    after = train(run, tmp_path)
+    expected, told = whole[num_seeds]
+    np.testing.assert_array_equal(logits(after), expected)
+    assert history(tmp_path) == told
+
+
+def test_crash_while_the_model_is_written_costs_no_training(make_run, tmp_path, monkeypatch):
+    def crash(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    run = make_run()
+    with monkeypatch.context() as patch:
+        patch.setattr(training_run.TrainedModel, "save", crash)
+        with pytest.raises(OSError, match="No space"):
+            train(run, tmp_path)
+    state = tmp_path / "state" / "seed-3" / "state.npz"
+    before = state.stat().st_mtime_ns
+    train(run, tmp_path)
+    assert state.stat().st_mtime_ns == before
+    assert load_trained_model(str(tmp_path / "model")).training["epoch"] in (1, 2)
