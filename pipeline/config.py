@@ -137,8 +137,8 @@ class Config:
         vocabulary = read_vocabulary(self.vocab_file)
         if checkpoint.vocab_file and read_vocabulary(checkpoint.vocab_file) != vocabulary:
             raise InputError(
-                f"{self.vocab_file}: is another vocabulary than {checkpoint.vocab_file}, so its ids "
-                "mean other tokens than the checkpoint's: leave --vocab out"
+                f"{self.vocab_file}: is another vocabulary than {checkpoint.vocab_file}, so its "
+                "ids mean other tokens than the checkpoint's: leave --vocab out"
             )
         tokens = len(vocabulary)
         vocab_size = checkpoint.config.get("vocab_size", tokens)
