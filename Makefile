@@ -52,8 +52,8 @@ format: .venv/.dev-installed  ## rewrite imports and layout as lint wants them
 	$(BIN)/ruff format .
 
 lock: .venv/.uv-installed  ## rewrite the lock files from setup.py; LOCK_ARGS=--upgrade for newer releases
-	@$(UV_LOCK) setup.py -c requirements/constraints.txt -o requirements/run.txt
-	$(UV_LOCK) setup.py --extra dev -c requirements/constraints.txt -c requirements/run.txt \
+	@$(UV_LOCK) setup.py --extra pipeline -c requirements/constraints.txt -o requirements/run.txt
+	$(UV_LOCK) setup.py --extra pipeline --extra dev -c requirements/constraints.txt -c requirements/run.txt \
 	    -o requirements/dev.txt
 	echo uv | $(UV_LOCK) - --no-annotate -o requirements/uv.txt
 	$(UV_LOCK_311) $(TORCH_AT) requirements/reference.in -o requirements/reference.txt \

@@ -28,6 +28,29 @@ def mapped_packages() -> dict[str, str]:
 
 PACKAGES = mapped_packages()
 
+CLIENT = ["grpcio", "protobuf>=3.20.3,<7"]
+# The ranges span TFX 1.16 to 1.21; requirements/ pins the one that is tested.
+PIPELINE = [
+    "absl-py",
+    "apache-beam>=2.47,<3",
+    "dill",  # undeclared by TensorFlow Transform and tfx-bsl, which import it
+    "keras>=3.12,<4",
+    "ml-metadata>=1.16,<1.22",
+    "numpy>=1.26,<3",
+    "requests>=2.31,<3",
+    "safetensors>=0.4,<1",
+    "scikit-learn>=1.3,<2",
+    "tensorboard>=2.16,<2.22",
+    "tensorflow>=2.16.2,<2.22",
+    "tensorflow-data-validation>=1.16.1,<1.22",
+    "tensorflow-metadata>=1.16.1,<1.22",
+    "tensorflow-model-analysis>=0.47,<0.53",
+    "tensorflow-serving-api>=2.16.1,<2.22",
+    "tensorflow-text>=2.16.1,<2.22",
+    "tensorflow-transform>=1.16,<1.22",
+    "tfx>=1.16,<1.22",
+]
+
 setup(
     name="bert-tfx",
     version="0.1.0",
@@ -43,31 +66,13 @@ setup(
         "bert_tfx.sample": ["*.tsv", "vocab.txt", "README.md"],
         "bert_tfx.components": ["**/*.html", "**/*.css", "**/*.js"],
     },
-    # The ranges span TFX 1.16 to 1.21; requirements/ pins the one that is tested.
-    install_requires=[
-        "absl-py",
-        "apache-beam>=2.47,<3",
-        "dill",  # undeclared by TensorFlow Transform and tfx-bsl, which import it
-        "grpcio",
-        "keras>=3.12,<4",
-        "ml-metadata>=1.16,<1.22",
-        "numpy>=1.26,<3",
-        "protobuf>=3.20.3,<7",
-        "requests>=2.31,<3",
-        "safetensors>=0.4,<1",
-        "scikit-learn>=1.3,<2",
-        "tensorboard>=2.16,<2.22",
-        "tensorflow>=2.16.2,<2.22",
-        "tensorflow-data-validation>=1.16.1,<1.22",
-        "tensorflow-metadata>=1.16.1,<1.22",
-        "tensorflow-model-analysis>=0.47,<0.53",
-        "tensorflow-serving-api>=2.16.1,<2.22",
-        "tensorflow-text>=2.16.1,<2.22",
-        "tensorflow-transform>=1.16,<1.22",
-        "tfx>=1.16,<1.22",
-    ],
+    install_requires=CLIENT,
     extras_require={
+        # All that an asking program needs: no TensorFlow.
+        "client": CLIENT,
+        "pipeline": PIPELINE,
         "dev": [
+            "cryptography",
             "hypothesis",
             "mypy",
             "pytest",

@@ -136,6 +136,7 @@ class CheckpointFiles:
             the TF1 checkpoint.
         architecture: `bert`, `distilbert` or `albert`; None for `KERAS`, whose file says it.
         config: The encoder's arguments; empty for `KERAS`.
+        labels: What the classification head answers, by class index; empty where there is none.
         head_dropout: Dropout rate of the classification head, or None for the usual one.
         has_pooler: Whether the pooler's weights should be there: a model made for masked words
             alone (`BertForMaskedLM`) has none.
@@ -148,6 +149,7 @@ class CheckpointFiles:
     weights: tuple[str, ...]
     architecture: str | None
     config: Mapping[str, Any]
+    labels: tuple[str, ...] = ()
     head_dropout: float | None = None
     has_pooler: bool = True
     vocab_file: str | None = None
@@ -258,6 +260,7 @@ def _hugging_face(folder: pathlib.Path) -> CheckpointFiles:
         _safetensors_files(folder, raw),
         architecture,
         config,
+        labels=_labels(raw, config_file),
         head_dropout=head_dropout,
         has_pooler=raw.get("architectures") not in (["BertForMaskedLM"], ["AlbertForMaskedLM"]),
         **_companions(folder),
@@ -317,6 +320,25 @@ def _encoder_config(
             f"{config['num_heads']}"
         )
     return config
+
+
+def _labels(raw: Mapping[str, Any], config_file: pathlib.Path) -> tuple[str, ...]:
+    """Returns the labels of a classification head."""
+    architectures = raw.get("architectures")
+    if not isinstance(architectures, list) or not architectures:
+        return ()
+    if not str(architectures[0]).endswith("ForSequenceClassification"):
+        return ()
+    names = raw.get("id2label")
+    if names is None:
+        # Two labels are what a configuration need not mention.
+        return ("LABEL_0", "LABEL_1")
+    if not isinstance(names, dict) or sorted(names) != sorted(map(str, range(len(names)))):
+        raise InputError(
+            f"{config_file}: id2label must name a label for each of 0, 1, ... Received: "
+            f"{json.dumps(names)[:200]}"
+        )
+    return tuple(str(names[str(index)]) for index in range(len(names)))
 
 
 def _value(raw: Mapping[str, Any], setting: Setting, config_file: pathlib.Path) -> Any:

@@ -154,7 +154,7 @@ def load_encoder(path: str, **overrides: Any) -> keras.Model:
     """
     files = find_checkpoint(path)
     if files.format == KERAS:
-        return _rebuilt(_load_keras(files).encoder, overrides)
+        return _rebuilt(load_saved_classifier(files.weights[0]).encoder, overrides)
     encoder = _make_encoder(files, overrides)
     weights = _open_weights(files)
     _assign(files, weights, _Plan(files, weights.shapes), encoder.variables)
@@ -193,12 +193,38 @@ def load_classifier(
     found = plan.num_labels()
     variables = encoder.variables if found != num_labels else classifier.variables
     _assign(files, weights, plan, variables)
+    if found is None and files.labels:
+        raise InputError(
+            f"{path}: {os.path.basename(files.config_file)} names {len(files.labels)} labels, but "
+            "there is no classification head among the weights"
+        )
     if found is None:
         logger.info("%s: no classification head there; the head is new", path)
     elif found != num_labels:
         logger.info(
             "%s: its head answers %d labels, not %d; the head is new", path, found, num_labels
         )
+    return classifier
+
+
+def load_saved_classifier(path: str) -> TextClassifier:
+    """Loads a classifier of this project's own.
+
+    Args:
+        path: The `.keras` file.
+
+    Returns:
+        The classifier, with its head.
+
+    Raises:
+        InputError: If it is no such file.
+    """
+    try:
+        classifier = keras.models.load_model(path, compile=False)
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: cannot be loaded as a Keras model: {error}") from error
+    if not isinstance(classifier, TextClassifier):
+        raise InputError(f"{path}: holds a {type(classifier).__name__}, not a TextClassifier")
     return classifier
 
 
@@ -466,25 +492,13 @@ def _is_seed(variable: keras.Variable) -> bool:
     return variable.name not in _VARIABLES
 
 
-def _load_keras(files: CheckpointFiles) -> TextClassifier:
-    """Loads a classifier of this project's own."""
-    path = files.weights[0]
-    try:
-        classifier = keras.models.load_model(path, compile=False)
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be loaded as a Keras model: {error}") from error
-    if not isinstance(classifier, TextClassifier):
-        raise InputError(f"{path}: holds a {type(classifier).__name__}, not a TextClassifier")
-    return classifier
-
-
 def _own_classifier(
     files: CheckpointFiles,
     num_labels: int,
     head_dropout: float | None,
     overrides: Mapping[str, Any],
 ) -> TextClassifier:
-    source = _load_keras(files)
+    source = load_saved_classifier(files.weights[0])
     same_head = source.num_labels == num_labels
     if same_head and head_dropout is None and not overrides:
         return source

@@ -29,9 +29,9 @@ _SEED_DISTANCE = 10**9
 def scope(recipe: Recipe) -> Iterator[None]:
     """Makes the models that are made within it ready for `recipe.distribution`.
 
-    With "multi_worker", enter it before TensorFlow computes anything in the process, in as many
-    processes as the environment variable TF_CONFIG names, which are then to make the same models
-    and to train them on the same rows.
+    With "multi_worker", enter it (or `connect`) before TensorFlow computes anything in the process,
+    in as many processes as the environment variable TF_CONFIG names, which are then to make the
+    same models and to train them on the same rows.
 
     Args:
         recipe: Its `distribution` is what counts.
@@ -49,6 +49,16 @@ def scope(recipe: Recipe) -> Iterator[None]:
         )
     with _strategy(recipe.distribution).scope():
         yield
+
+
+def connect(recipe: Recipe) -> None:
+    """Joins the other workers, if there are any, before TensorFlow computes anything.
+
+    Raises:
+        InputError: See `scope`.
+    """
+    with scope(recipe):
+        pass
 
 
 def strategy_of(model: keras.Model, recipe: Recipe) -> Any:

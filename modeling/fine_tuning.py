@@ -209,6 +209,8 @@ def fine_tune(
         # All workers wait here until the chief has written what they are about to read.
         distribution.sum_over_workers(strategy, [0.0])
         state.restore_best()
+        # And here until all have read it: the chief's caller may remove it then.
+        distribution.sum_over_workers(strategy, [0.0])
     logger.info(
         "kept epoch %d of %d: eval %s %.4f",
         progress.best_epoch,

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bert_tfx.modeling.checkpoint_files import CLASSIFIER_FILE, MODEL_FILE, VOCAB_FILE
-from bert_tfx.modeling.checkpoints import load_classifier
+from bert_tfx.modeling.checkpoints import load_saved_classifier
 from bert_tfx.modeling.classifier import TextClassifier
 from bert_tfx.modeling.features import TextTransform
 from bert_tfx.modeling.tokenization import WordPieceTokenizer
@@ -36,6 +36,7 @@ class TrainedModel:
         vocab_file: Its vocabulary.
         lowercase: Whether that is uncased.
         max_length: Tokens a row at most, special ones included, as it was trained.
+        eval_fraction: Share of the rows that was held out, where there was no eval file.
         training: How it was trained: recipe, checkpoint, metrics. For people, not for programs.
     """
 
@@ -44,6 +45,7 @@ class TrainedModel:
     vocab_file: str
     lowercase: bool
     max_length: int
+    eval_fraction: float
     training: Mapping[str, Any]
 
     def transform(self) -> TextTransform:
@@ -70,6 +72,7 @@ class TrainedModel:
             "task": json.loads(self.task.to_json()),
             "lowercase": self.lowercase,
             "max_length": self.max_length,
+            "eval_fraction": self.eval_fraction,
             "training": dict(self.training),
             "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
         }
@@ -110,15 +113,20 @@ def load_trained_model(path: str) -> TrainedModel:
         content = json.loads(about.read_text(encoding="utf-8"))
         task = Task.from_json(json.dumps(content["task"]))
         lowercase, max_length = content["lowercase"], content["max_length"]
-        training = content["training"]
-        kinds = (type(lowercase), type(max_length), type(training))
-        if kinds != (bool, int, dict):
-            raise TypeError("lowercase, max_length or training is of another kind")
+        eval_fraction, training = content["eval_fraction"], content["training"]
+        kinds = (type(lowercase), type(max_length), type(eval_fraction), type(training))
+        if kinds != (bool, int, float, dict):
+            raise TypeError(f"lowercase, max_length, eval_fraction or training is none of {kinds}")
     except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
         raise InputError(f"{about}: does not describe a model: {error!r}") from error
     vocab_file = os.fspath(folder / VOCAB_FILE)
     tokens = len(read_vocabulary(vocab_file))
-    classifier = load_classifier(os.fspath(folder), len(task.labels))
+    classifier = load_saved_classifier(os.fspath(folder / CLASSIFIER_FILE))
+    if classifier.num_labels != len(task.labels):
+        raise InputError(
+            f"{folder}: {CLASSIFIER_FILE} answers {classifier.num_labels} labels, {MODEL_FILE} "
+            f"names {len(task.labels)}: take both from one training"
+        )
     encoder = classifier.encoder
     if tokens > encoder.vocab_size or max_length > encoder.max_length:
         raise InputError(
@@ -132,5 +140,6 @@ def load_trained_model(path: str) -> TrainedModel:
         vocab_file=vocab_file,
         lowercase=lowercase,
         max_length=max_length,
+        eval_fraction=eval_fraction,
         training=training,
     )

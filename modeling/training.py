@@ -26,9 +26,9 @@ def run_fn(fn_args: FnArgs) -> None:
 
     Args:
         fn_args: From TFX. `custom_config` holds `task` (JSON of the `Task`), `recipe` (fields of
-            the `Recipe`), `model`, `size`, `pretrained` and `lowercase` (see `TrainingRun`),
-            `state_dir` (a folder in which an unfinished training waits for the next run). The
-            vocabulary comes with the transform graph.
+            the `Recipe`), `model`, `size`, `pretrained`, `lowercase` and `eval_fraction` (see
+            `TrainingRun`), `state_dir` (a folder in which an unfinished training waits for the next
+            run). The vocabulary comes with the transform graph.
 
     Raises:
         InputError: If the checkpoint to start from does not fit the vocabulary or the rows.
@@ -46,6 +46,7 @@ def run_fn(fn_args: FnArgs) -> None:
         pretrained=config["pretrained"],
         vocab_file=vocab_file,
         lowercase=config["lowercase"],
+        eval_fraction=config["eval_fraction"],
     )
     state_dir = os.path.join(config["state_dir"], _state_key(fn_args))
     trained = run.train(

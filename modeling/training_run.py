@@ -47,6 +47,7 @@ class TrainingRun:
         pretrained: The checkpoint to start from instead, or None.
         vocab_file: The vocabulary.
         lowercase: Whether it is uncased.
+        eval_fraction: Share of the rows that is held out, where there is no eval file.
     """
 
     task: Task
@@ -56,6 +57,7 @@ class TrainingRun:
     pretrained: str | None
     vocab_file: str
     lowercase: bool
+    eval_fraction: float
 
     def make_classifier(self) -> TextClassifier:
         """Makes a classifier with new weights, or loads the one to start from.
@@ -160,6 +162,7 @@ class TrainingRun:
             vocab_file=self.vocab_file,
             lowercase=self.lowercase,
             max_length=self.recipe.max_length,
+            eval_fraction=self.eval_fraction,
             training=self._about(result),
         )
         if distribution.is_chief(strategy):

@@ -8,13 +8,13 @@ import re
 import sys
 from collections.abc import Sequence
 
-from bert_tfx.pipeline.commands import convert, export, presets, run, test, train
+from bert_tfx.pipeline.commands import convert, export, predict, presets, run, test, train
 from bert_tfx.schema.errors import InputError
 
 EXIT_INPUT_ERROR = 2
 EXIT_INTERRUPTED = 130
 
-_COMMANDS = (run, train, test, export, convert, presets)
+_COMMANDS = (run, train, test, export, convert, presets, predict)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 where all went well, 2 for a mistake in the input, 3 where the model was
-        trained but does not reach what it must, so that it was not pushed.
+        trained but does not reach what it must, so that it was not pushed, 4 where a server could
+        not be reached or failed.
     """
     arguments = _parser().parse_args(_hyphenated(sys.argv[1:] if argv is None else argv))
     try:
@@ -33,8 +34,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"bert-tfx: {error}", file=sys.stderr)
         return EXIT_INPUT_ERROR
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("bert_tfx"):
+            raise
+        print(
+            f"bert-tfx: {error.name} is not installed: `{arguments.command_name}` needs "
+            "pip install 'bert-tfx[pipeline]'",
+            file=sys.stderr,
+        )
+        return EXIT_INPUT_ERROR
     except KeyboardInterrupt:
-        print("\nbert-tfx: stopped; the same command goes on from here", file=sys.stderr)
+        print("\nbert-tfx: stopped; the same command goes on where it was", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
@@ -44,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
         description="From TSV files to a served BERT classifier, as a TFX pipeline or step by "
         "step. Options may be written with _ for -.",
     )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        title="commands", dest="command_name", required=True, metavar="COMMAND"
+    )
     for command in _COMMANDS:
         command.add(commands)
     return parser

@@ -11,10 +11,11 @@ from typing import TextIO
 class Console(logging.Handler):
     """Shows which component runs, and the lines that our own modules log meanwhile."""
 
-    def __init__(self, stream: TextIO) -> None:
-        """Writes to `stream`."""
+    def __init__(self, stream: TextIO, *, indent: int = 8) -> None:
+        """Writes to `stream`, log lines with an indent."""
         super().__init__()
         self._stream = stream
+        self._indent = " " * indent
         self._line_open = False
 
     def begin(self, text: str) -> None:
@@ -25,13 +26,14 @@ class Console(logging.Handler):
 
     def end(self, text: str) -> None:
         """Closes the line, or adds one of its own where others came between."""
-        self._stream.write(text + "\n" if self._line_open else f"        {text}\n")
+        self._stream.write(text + "\n" if self._line_open else f"{self._indent}{text}\n")
         self._stream.flush()
         self._line_open = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Shows a log line under the component's."""
-        self._stream.write(("\n" if self._line_open else "") + f"        {self.format(record)}\n")
+        line_end = "\n" if self._line_open else ""
+        self._stream.write(f"{line_end}{self._indent}{self.format(record)}\n")
         self._stream.flush()
         self._line_open = False
 
@@ -40,6 +42,7 @@ class Console(logging.Handler):
 def logged(console: Console) -> Iterator[None]:
     """Shows what our own modules log, for as long as the context lasts."""
     logger = logging.getLogger("bert_tfx")
+    before = logger.level, logger.propagate
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.addHandler(console)
@@ -47,6 +50,7 @@ def logged(console: Console) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(console)
+        logger.level, logger.propagate = before
 
 
 def quieten(verbose: bool) -> None:

@@ -112,6 +112,7 @@ def create_pipeline(
             "pretrained_fingerprint": config.pretrained
             and file_fingerprint(*find_checkpoint(config.pretrained).files),
             "lowercase": config.lowercase,
+            "eval_fraction": config.eval_fraction,
             "state_dir": config.state_dir,
             "fingerprint": source_fingerprint(_TRAINING),
         },

@@ -13,9 +13,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser = commands.add_parser(
         "convert",
         help="write a trained model or a checkpoint in Hugging Face's format",
-        description="Writes a trained model, or the encoder of any checkpoint that can be loaded, "
-        "as config.json, model.safetensors and vocab.txt, for transformers and all that read its "
-        "format.",
+        description="Writes a trained model, or any checkpoint that can be loaded, as config.json, "
+        "model.safetensors and vocab.txt, for transformers and all that read its format.",
     )
     parser.set_defaults(command=run)
     parser.add_argument(
@@ -39,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     quieten(arguments.verbose)
 
     from bert_tfx.modeling.checkpoint_files import KERAS, find_checkpoint
-    from bert_tfx.modeling.checkpoints import load_encoder, save_hugging_face
+    from bert_tfx.modeling.checkpoints import load_classifier, load_encoder, save_hugging_face
     from bert_tfx.modeling.trained_model import load_trained_model
 
     found = find_checkpoint(path)
@@ -51,9 +50,10 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         if found.vocab_file is None:
             raise InputError(f"{path}: there is no vocab.txt beside the weights to go with them")
-        model, labels = load_encoder(path), ()
+        labels = found.labels
+        model = load_classifier(path, len(labels)) if labels else load_encoder(path)
         vocab_file, lowercase = found.vocab_file, found.lowercase is not False
-        what = "encoder"
+        what = "classifier" if labels else "encoder"
     try:
         save_hugging_face(model, folder, labels=labels, vocab_file=vocab_file, lowercase=lowercase)
     except OSError as error:

@@ -42,13 +42,6 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="default: test where its files are there with labels, else eval",
     )
     parser.add_argument(
-        "--eval-fraction",
-        type=float,
-        default=0.1,
-        metavar="X",
-        help="share of rows that was held out without an eval file (default: 0.1)",
-    )
-    parser.add_argument(
         "--max-rejects",
         type=int,
         default=0,
@@ -71,8 +64,6 @@ def run(arguments: argparse.Namespace) -> int:
     data_dir = os.path.abspath(os.path.expanduser(data))
     if not os.path.isdir(data_dir):
         raise InputError(f"{data_dir}: no such folder; --data_dir names the task's TSV files")
-    if not 0 < arguments.eval_fraction < 1:
-        raise InputError(f"eval_fraction must be in (0, 1). Received: {arguments.eval_fraction}")
     if arguments.max_rejects < 0:
         raise InputError(f"max_rejects must not be negative. Received: {arguments.max_rejects}")
     target = os.path.expanduser(arguments.write_test_result or "")
@@ -84,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     asked = TASKS.get(arguments.task)
     if asked:
         resolve_layout(asked, data_dir)
-    with logged(Console(sys.stdout)):
+    with logged(Console(sys.stdout, indent=0)):
         quieten(arguments.verbose)
 
         from bert_tfx.modeling.fine_tuning import predict_rows
@@ -113,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
             layout,
             split,
             data_dir,
-            eval_fraction=arguments.eval_fraction,
+            eval_fraction=model.eval_fraction,
             max_rejects=arguments.max_rejects,
         )
         transform = model.transform()

@@ -1,6 +1,7 @@
 """`bert-tfx train`: fine-tunes a model without a pipeline around it."""
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -10,6 +11,7 @@ import shutil
 import sys
 
 from bert_tfx.modeling.checkpoint_files import MODEL_FILE, find_checkpoint
+from bert_tfx.modeling.recipes import Recipe
 from bert_tfx.pipeline.commands import options
 from bert_tfx.pipeline.config import Config, make_config
 from bert_tfx.pipeline.console import Console, logged, quieten
@@ -74,8 +76,15 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError(
                 f"{log_dir}: cannot be written: {error.strerror}; --log-dir names a folder"
             ) from error
-    with exclusive(config.output_dir), logged(Console(sys.stdout)):
+    is_chief = _is_chief(config.recipe)
+    # The others of several workers share the chief's folder.
+    hold = exclusive(config.output_dir) if is_chief else contextlib.nullcontext()
+    with hold, logged(Console(sys.stdout, indent=0)):
         quieten(arguments.verbose)
+
+        from bert_tfx.modeling import distribution
+
+        distribution.connect(config.recipe)
 
         from bert_tfx.modeling.features import TextTransform
         from bert_tfx.modeling.text_rows import rows_of_texts
@@ -113,6 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
             pretrained=config.pretrained,
             vocab_file=vocab_file,
             lowercase=config.lowercase,
+            eval_fraction=config.eval_fraction,
         ).train(
             rows[TRAIN],
             rows[EVAL],
@@ -120,7 +130,8 @@ def run(arguments: argparse.Namespace) -> int:
             log_dir=log_dir,
             state_dir=os.path.join(config.state_dir, _state_key(config, vocab_file)),
         )
-        shutil.rmtree(config.state_dir, ignore_errors=True)
+        if is_chief:
+            shutil.rmtree(config.state_dir, ignore_errors=True)
     measured = trained.training["eval"]
     print(
         f"\n{config.task.name}: eval accuracy {measured['eval_accuracy']:.4f}, "
@@ -128,6 +139,18 @@ def run(arguments: argparse.Namespace) -> int:
     )
     print(f"model: {config.output_dir}")
     return 0
+
+
+def _is_chief(recipe: Recipe) -> bool:
+    """Returns whether this process is the worker that writes; a wrong TF_CONFIG is told later."""
+    if recipe.distribution != "multi_worker":
+        return True
+    try:
+        workers = json.loads(os.environ.get("TF_CONFIG", ""))
+        chief = ("chief" if "chief" in workers["cluster"] else "worker", 0)
+        return (workers["task"]["type"], workers["task"]["index"]) == chief
+    except (ValueError, KeyError, TypeError):
+        return True
 
 
 def _state_key(config: Config, vocab_file: str) -> str:

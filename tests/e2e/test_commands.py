@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -242,3 +243,46 @@ def test_published_rows_are_trained_on_and_answered(bert_tfx, tmp_path, task, ro
     lines = answers.read_bytes().removesuffix(b"\n").split(b"\n")
     assert len(lines) == 1 + rows
     assert {line.count(b"\t") for line in lines} == {2 + columns}
+
+
+def test_two_workers_take_the_steps_of_one(command, folder):
+    """The global batch is the same, so are the losses; dropout would differ."""
+    arguments = [
+        "train", "--task", "sample", "--max-steps", 6, "--max_seq_len", 32, "--dropout", 0,
+    ]  # fmt: skip
+    done = command(*arguments, "--save_dir", folder / "alone")
+    assert done.returncode == 0, done.stderr
+    with socket.socket() as first, socket.socket() as second:
+        ports = []
+        for place in (first, second):
+            place.bind(("localhost", 0))
+            ports.append(place.getsockname()[1])
+    cluster = {"worker": [f"localhost:{port}" for port in ports]}
+    workers = []
+    for index in range(2):
+        environment = {"TF_CONFIG": json.dumps({"cluster": cluster, "task": worker(index)})}
+        program = [sys.executable, "-m", "bert_tfx.pipeline.cli", *map(str, arguments)]
+        program += ["--distribution", "multi_worker", "--save_dir", str(folder / "together")]
+        workers.append(
+            subprocess.Popen(
+                program,
+                env=os.environ | environment,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+        )
+    said = [process.communicate()[0] for process in workers]
+    assert [process.returncode for process in workers] == [0, 0], "\n\n".join(said)
+    assert not (folder / "together" / "training_state").exists()
+
+    def losses(name):
+        history = json.loads((folder / name / "history.json").read_text())
+        return history["seeds"]["1"]["step_losses"]
+
+    assert len(losses("alone")) == 6
+    np.testing.assert_allclose(losses("together"), losses("alone"), rtol=0, atol=2e-5)
+
+
+def worker(index):
+    return {"type": "worker", "index": index}

@@ -48,6 +48,7 @@ def make_model(vocab_file, *, task=TASK, seed=1):
         vocab_file=vocab_file,
         lowercase=False,
         max_length=7,
+        eval_fraction=0.25,
         training={"recipe": {"epochs": 3}, "eval": {"eval_accuracy": 0.5}},
     )
 
@@ -75,6 +76,7 @@ def test_model_comes_back_as_it_was(model, folder, name):
     assert loaded.task == TASK
     assert loaded.vocab_file == str(folder / "vocab.txt")
     assert (loaded.lowercase, loaded.max_length) == (False, 7)
+    assert loaded.eval_fraction == 0.25
     assert loaded.training == model.training
     assert loaded.classifier.dropout_rate == 0.3
 
@@ -169,8 +171,9 @@ def other_task(**changes):
     [
         pytest.param(lambda content: [], id="no object"),
         pytest.param(lambda content: None, id="null"),
-        *(without(name) for name in ("task", "lowercase", "max_length", "training")),
+        *map(without, ("task", "lowercase", "max_length", "eval_fraction", "training")),
         edited(lowercase="no"),
+        edited(eval_fraction="0.1"),
         edited(max_length="7"),
         edited(max_length=True),
         edited(training=None),

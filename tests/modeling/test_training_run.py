@@ -58,6 +58,7 @@ def make_run(vocab_file):
             pretrained=None if pretrained is None else str(pretrained),
             vocab_file=vocab_file,
             lowercase=True,
+            eval_fraction=0.1,
         )
 
     return make_run
@@ -99,7 +100,7 @@ def first(tmp_path_factory, vocab_file):
     folder = tmp_path_factory.mktemp("first")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training_run, "_SIZES", SIZES)
-        run = TrainingRun(TASKS["sst2"], RECIPE, "bert", "toy", None, vocab_file, True)
+        run = TrainingRun(TASKS["sst2"], RECIPE, "bert", "toy", None, vocab_file, True, 0.1)
         trained = train(run, folder)
     save_hugging_face(
         trained.classifier,
@@ -268,7 +269,7 @@ def whole(tmp_path_factory, vocab_file, first):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training_run, "_SIZES", SIZES)
         recipe = dataclasses.replace(RECIPE, num_seeds=2)
-        run = TrainingRun(TASKS["sst2"], recipe, "bert", "toy", None, vocab_file, True)
+        run = TrainingRun(TASKS["sst2"], recipe, "bert", "toy", None, vocab_file, True, 0.1)
         both = train(run, two)
     return {1: (logits(trained), history(folder)), 2: (logits(both), history(two))}
 

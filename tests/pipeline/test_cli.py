@@ -241,7 +241,7 @@ def test_own_task_from_a_file(place):
     ("outcome", "code", "message"),
     [
         (InputError("here, line 3: mend it"), 2, "bert-tfx: here, line 3: mend it\n"),
-        (KeyboardInterrupt(), 130, "\nbert-tfx: stopped; the same command goes on from here\n"),
+        (KeyboardInterrupt(), 130, "\nbert-tfx: stopped; the same command goes on where it was\n"),
     ],
 )
 def test_exit_code_says_how_it_went(monkeypatch, capsys, outcome, code, message):

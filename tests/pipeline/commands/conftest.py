@@ -73,6 +73,7 @@ def toy_dir(tmp_path_factory, vocab_file) -> str:
         vocab_file=str(vocab_file),
         lowercase=True,
         max_length=16,
+        eval_fraction=0.1,
         training={},
     ).save(str(folder))
     return str(folder)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bert_tfx.modeling import checkpoints
-from bert_tfx.modeling.checkpoints import load_classifier, load_encoder
+from bert_tfx.modeling.checkpoints import load_classifier, load_encoder, save_hugging_face
 from bert_tfx.modeling.trained_model import load_trained_model
 
 BATCH = {
@@ -39,9 +39,17 @@ def test_classifier_keeps_head_labels_and_vocabulary(bert_tfx, place, vocab_file
     np.testing.assert_allclose(np.asarray(theirs), np.asarray(ours), rtol=0, atol=1e-6)
 
 
-def test_checkpoint_becomes_an_encoder(bert_tfx, place):
+def test_checkpoint_keeps_its_head_or_stays_an_encoder(bert_tfx, place):
     bert_tfx("convert", "--save_dir", "toy/classifier.keras", "--output", "hf").check(0)
-    done = bert_tfx("convert", "--model_path", "hf", "--output", "encoder").check(0)
+    done = bert_tfx("convert", "--model_path", "hf", "--output", "again").check(0)
+    assert done.stdout == f"converted the classifier: {place}/again\n"
+    for name in FILES:
+        assert (place / "again" / name).read_bytes() == (place / "hf" / name).read_bytes()
+
+    save_hugging_face(
+        load_encoder("hf"), "bare", vocab_file=str(place / "toy" / "vocab.txt"), lowercase=True
+    )
+    done = bert_tfx("convert", "--model_path", "bare", "--output", "encoder").check(0)
     assert done.stdout == f"converted the encoder: {place}/encoder\n"
     assert sorted(os.listdir("encoder")) == FILES
     ours = load_encoder("hf")(BATCH, training=False)

@@ -79,11 +79,15 @@ def test_model_server_never_sees_a_part(bert_tfx, place, monkeypatch):
 
     def save(self, directory):
         os.makedirs(directory)
-        seen.append(os.listdir(os.path.dirname(directory)))
-        raise KeyboardInterrupt
+        seen.append((os.listdir("served"), os.stat(directory).st_ino))
+        if len(seen) == 1:
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(export.ServedClassifier, "save", save)
-    bert_tfx("export", "--model_path", "toy", "--export_model_dir", "served").check(130)
-    ((name,),) = seen
-    assert re.fullmatch(r"\.[0-9a-f]{32}", name)
+    arguments = ("export", "--model_path", "toy", "--export_model_dir", "served")
+    bert_tfx(*arguments).check(130)
     assert os.listdir("served") == []
+    bert_tfx(*arguments).check(0)
+    assert os.listdir("served") == ["1"]
+    assert all(re.fullmatch(r"\.[0-9a-f]{32}", name) for (name,), _ in seen)
+    assert os.stat("served/1").st_ino == seen[1][1]

@@ -76,10 +76,10 @@ def test_train_understands_a_pretrained_path(toy_dir):
 def test_the_others_understand_the_forerunners_names():
     test = parsed(
         "test", "--save_dir", "a_b", "--task_name", "sst-2", "--data_dir", "c_d",
-        "--write_test_result", "e_f", "--max_rejects", 2, "--eval_fraction", 0.2,
+        "--write_test_result", "e_f", "--max_rejects", 2,
     )  # fmt: skip
     assert (test.model_path, test.task, test.data) == ("a_b", "sst-2", "c_d")
-    assert (test.write_test_result, test.max_rejects, test.eval_fraction) == ("e_f", 2, 0.2)
+    assert (test.write_test_result, test.max_rejects) == ("e_f", 2)
     export = parsed("export", "--model_path", "a_b", "--export_model_dir", "c_d")
     assert (export.model_path, export.export_model_dir, export.model_version) == ("a_b", "c_d", 1)
     assert parsed("export", "--save_dir", "x", "--export_model_dir=y", "--model_version=7")

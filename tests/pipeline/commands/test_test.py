@@ -157,7 +157,6 @@ def test_rows_that_do_not_fit_are_told_or_left_out(bert_tfx, place):
         ),
         ("--save_dir toy --data seed --split test", "there are no test files; there are those of"),
         ("--save_dir toy --data glue --split tset", "--split: invalid choice: 'tset'"),
-        ("--save_dir toy --data glue --eval_fraction 0", "must be in (0, 1). Received: 0.0"),
         ("--save_dir toy --data glue --max_rejects -1", "must not be negative. Received: -1"),
         ("--save_dir nowhere --data glue", "nowhere: no such model; expected a folder with"),
         ("--save_dir empty --data glue", "empty/classifier.keras: missing; a trained model has"),

@@ -1,0 +1,222 @@
+"""`bert-tfx predict`: asks a served model."""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from bert_tfx.schema.errors import InputError
+from bert_tfx.serving import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from bert_tfx.serving.client import Client
+
+EXIT_SERVER = 4
+"""The server cannot be reached, is too slow, or fails: the same command may do later."""
+
+_USER_ERROR = 2
+_SECONDS_PER_LINE = 5.0
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declares the command."""
+    parser = commands.add_parser(
+        "predict",
+        help="ask a served model",
+        description="Asks a model on TensorFlow Serving, or on `bert-tfx serve`, for the label of "
+        "a text or pair, or of all rows of a TSV file. Exit code 2: a mistake in what was given; "
+        "4: the server cannot be reached or fails.",
+    )
+    parser.set_defaults(command=run)
+    parser.add_argument("text_of_row", nargs="?", metavar="TEXT", help="the text")
+    parser.add_argument("text_b_of_row", nargs="?", metavar="TEXT_B", help="a pair's second text")
+    parser.add_argument("--server", required=True, metavar="HOST:PORT", help="its gRPC address")
+    parser.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="NAME",
+        help=f"its name there (default: {DEFAULT_MODEL})",
+    )
+    version = parser.add_mutually_exclusive_group()
+    version.add_argument("--version", type=int, metavar="N", help="default: the server's latest")
+    version.add_argument("--version-label", metavar="LABEL", help="such as stable or canary")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="how long a request may take, further tries included (default: 30)",
+    )
+    parser.add_argument("--json", action="store_true", help="show all probabilities, as JSON")
+
+    rows = parser.add_argument_group("many rows")
+    rows.add_argument("--input", metavar="FILE", help="TSV file, UTF-8, plain or .gz")
+    rows.add_argument(
+        "--output",
+        metavar="FILE",
+        help="the input's columns, then prediction, probability, model_version; the same command "
+        "goes on where it was stopped",
+    )
+    rows.add_argument(
+        "--text-a", metavar="COLUMN", help="column of the text (default: text_a, or the first)"
+    )
+    rows.add_argument(
+        "--text-b", metavar="COLUMN", help="of a pair's second text (default: text_b, or the 2nd)"
+    )
+    rows.add_argument(
+        "--no-header",
+        action="store_true",
+        help="the first line is a row; columns are numbered from 1",
+    )
+    rows.add_argument(
+        "--max-rejects",
+        type=int,
+        default=0,
+        metavar="N",
+        help="rows that may be left out as they do not fit (default: 0)",
+    )
+    rows.add_argument(
+        "--batch-size", type=int, default=32, metavar="N", help="rows in a request (default: 32)"
+    )
+    rows.add_argument(
+        "--in-flight",
+        type=int,
+        default=4,
+        metavar="N",
+        help="requests under way at a time (default: 4)",
+    )
+
+    safety = parser.add_argument_group("a server that wants to know who asks")
+    safety.add_argument(
+        "--tls", action="store_true", help="encrypt; with the authorities that gRPC knows"
+    )
+    safety.add_argument("--tls-ca", metavar="FILE", help="encrypt; the authorities to trust, PEM")
+    safety.add_argument("--tls-cert", metavar="FILE", help="encrypt; own certificate, PEM")
+    safety.add_argument("--tls-key", metavar="FILE", help="its private key, PEM")
+    safety.add_argument("--tls-server-name", metavar="NAME", help="name in the certificate")
+    safety.add_argument("--token-file", metavar="FILE", help="file of the token to show")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Asks; returns the exit code."""
+    _check(arguments)
+    # What gRPC's core logs stands in the error, too.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+    from bert_tfx.serving.client import Client, Tls
+    from bert_tfx.serving.errors import BadRequest, ModelNotFound, NotAllowed, ServingError
+
+    tls = None
+    if arguments.tls or any(
+        (arguments.tls_ca, arguments.tls_cert, arguments.tls_key, arguments.tls_server_name)
+    ):
+        tls = Tls(
+            arguments.tls_ca, arguments.tls_cert, arguments.tls_key, arguments.tls_server_name
+        )
+    try:
+        with Client(
+            arguments.server,
+            arguments.model,
+            timeout=arguments.timeout,
+            tls=tls,
+            token=_token(arguments.token_file),
+            version=arguments.version,
+            version_label=arguments.version_label,
+            batch_size=arguments.batch_size,
+            in_flight=arguments.in_flight,
+        ) as client:
+            if arguments.input is None:
+                _predict_one(client, arguments)
+            else:
+                _predict_file(client, arguments)
+    except ServingError as error:
+        print(f"bert-tfx: {error}", file=sys.stderr)
+        users = isinstance(error, BadRequest | ModelNotFound | NotAllowed)
+        if arguments.input and not users:
+            print("bert-tfx: the same command goes on from here", file=sys.stderr)
+        return _USER_ERROR if users else EXIT_SERVER
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuses what cannot be meant."""
+    if (arguments.input is None) == (arguments.text_of_row is None):
+        raise InputError("expected either a TEXT (for a pair, two) or --input FILE")
+    if (arguments.input is None) != (arguments.output is None):
+        raise InputError("--input and --output go together: each names a TSV file")
+    if arguments.max_rejects < 0:
+        raise InputError(f"max_rejects must not be negative. Received: {arguments.max_rejects}")
+    if arguments.input is not None:
+        if arguments.json:
+            raise InputError("--json is for a single TEXT; --output gets a TSV file")
+        return
+    for option in ("text_a", "text_b", "no_header"):
+        if getattr(arguments, option):
+            raise InputError(f"--{option.replace('_', '-')} belongs to --input")
+
+
+def _token(path: str | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        with open(os.path.expanduser(path), encoding="utf-8") as file:
+            return file.read().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise InputError(f"{path}: cannot be read (--token-file): {reason}") from error
+
+
+def _predict_one(client: "Client", arguments: argparse.Namespace) -> None:
+    texts_b = None if arguments.text_b_of_row is None else [arguments.text_b_of_row]
+    (prediction,) = client.predict([arguments.text_of_row], texts_b)
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(prediction), ensure_ascii=False))
+    else:
+        print(f"{prediction.label}\t{prediction.probability:.6f}")
+
+
+def _predict_file(client: "Client", arguments: argparse.Namespace) -> None:
+    from bert_tfx.serving.batch_files import predict_file
+
+    version = arguments.version if arguments.version is not None else arguments.version_label
+    written = predict_file(
+        client,
+        os.path.expanduser(arguments.input),
+        os.path.expanduser(arguments.output),
+        text_a=arguments.text_a,
+        text_b=arguments.text_b,
+        has_header=not arguments.no_header,
+        max_rejects=arguments.max_rejects,
+        asked_of=json.dumps([arguments.model, version]),
+        progress=_Progress(),
+    )
+    print(f"{written.rows:,} rows: {arguments.output}", file=sys.stderr)
+    if written.rejects:
+        named = "\n  ".join(written.first_rejects)
+        print(f"{written.rejects:,} rows do not fit, and are left out:\n  {named}", file=sys.stderr)
+
+
+class _Progress:
+    """Shows on stderr how far it is, every few seconds."""
+
+    def __init__(self) -> None:
+        self._begun: tuple[float, int] | None = None
+        self._shown = 0.0
+
+    def __call__(self, done: int, rows: int) -> None:
+        now = time.monotonic()
+        if self._begun is None:
+            self._begun = now, done
+            self._shown = now
+            if done:
+                print(f"going on: {done:,} of {rows:,} rows are there", file=sys.stderr)
+            return
+        if now - self._shown < _SECONDS_PER_LINE:
+            return
+        self._shown = now
+        begun, already = self._begun
+        rate = (done - already) / max(now - begun, 1e-9)
+        print(f"{done:,} of {rows:,} rows, {rate:,.0f} rows/s", file=sys.stderr, flush=True)
