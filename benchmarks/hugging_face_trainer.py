@@ -92,8 +92,9 @@ def main() -> None:
             )
             trainer.train()
             train_seconds = time.monotonic() - start
-            logits = trainer.predict(rows["dev"]).predictions
-        accuracy = float(np.mean(logits.argmax(axis=1) == np.array(rows["dev"].labels)))
+            # Grouping by length reorders these rows, too: the labels must come from here.
+            predicted = trainer.predict(rows["dev"])
+        accuracy = float(np.mean(predicted.predictions.argmax(axis=1) == predicted.label_ids))
         print(
             json.dumps({"seed": seed, "accuracy": accuracy, "seconds": train_seconds}), flush=True
         )

@@ -1,21 +1,39 @@
-"""The served graph: raw text in, class probabilities and label names out.
+"""The served model: raw text in, class probabilities and label names out.
 
 Text goes through the very graph that made the training data, then through the model in
 micro-batches of like length, so that neither a batch of a thousand long rows (TFMA's Beam batches)
 nor one long row among short ones costs what padding all of them would.
+
+Beside the graph lies what a model server and its operators need: requests to warm it up, a
+description, batching parameters.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import keras
 import tensorflow as tf
+import tensorflow_text as tf_text
+from tensorflow.core.protobuf import saved_model_pb2
 
 from bert_tfx.modeling.features import NUM_TOKENS, NUM_TRUNCATED, SEGMENT_IDS, TOKEN_IDS
+from bert_tfx.modeling.trained_model import TrainedModel, library_versions
 from bert_tfx.schema.tasks import TEXT_A, TEXT_B
 
 SERVING_DEFAULT = "serving_default"
 SERVE_TEXT = "serve_text"
 SLICE_FEATURES = "slice_features"
+
+EXTRA_DIR = "assets.extra"
+"""Where TF Serving looks for what is not part of the graph."""
+WARMUP_FILE = "tf_serving_warmup_requests"
+ABOUT_FILE = "bert_tfx.json"
+BATCHING_FILE = "batching_params.pbtxt"
+"""Lies in the SavedModel's own folder; counts with --enable_per_model_batching_parameters."""
 
 LENGTH_BUCKET = "length_bucket"
 TRUNCATED = "truncated"
@@ -61,7 +79,9 @@ class ServedClassifier(tf.Module):
 
         `serving_default` takes `examples` (string `[B]`, serialized `tf.Example`), `serve_text`
         takes `text_a` and, for pairs, `text_b` (string `[B]`). Both return `probabilities` (float32
-        `[B, classes]`), `label` (string `[B]`) and `classes` (string `[B, classes]`).
+        `[B, classes]`), `label` (string `[B]`), `classes` (string `[B, classes]`) and `truncated`
+        (bool `[B]`: whether a text was longer than the model reads). A text that is not UTF-8 is an
+        InvalidArgumentError.
         `slice_features` takes `examples` and returns what evaluations slice by: `length_bucket`
         and `truncated` (string `[B]`).
 
@@ -77,7 +97,17 @@ class ServedClassifier(tf.Module):
             ),
             SLICE_FEATURES: tf.function(self._slice_features).get_concrete_function(examples),
         }
-        tf.saved_model.save(self, directory, signatures=signatures)
+        with tempfile.TemporaryDirectory() as folder:
+            labels_file = os.path.join(folder, "labels.txt")
+            config_file = os.path.join(folder, "config.json")
+            with open(labels_file, "w", encoding="utf-8") as file:
+                file.writelines(f"{label}\n" for label in self._labels)
+            with open(config_file, "w", encoding="utf-8") as file:
+                json.dump(self.classifier.get_config(), file)
+            # Read by nobody here: whoever has the SavedModel alone can tell what it is.
+            self.label_asset = tf.saved_model.Asset(labels_file)
+            self.config_asset = tf.saved_model.Asset(config_file)
+            tf.saved_model.save(self, directory, signatures=signatures)
 
     def _parse(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         spec = {name: tf.io.FixedLenFeature([], tf.string) for name in self._text_features}
@@ -87,6 +117,8 @@ class ServedClassifier(tf.Module):
         return self._serve(self._parse(examples))
 
     def _serve(self, texts: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        with tf.control_dependencies(_utf8_checks(texts)):
+            texts = {name: tf.identity(values) for name, values in texts.items()}
         features = self.transform(texts)
         probabilities = self._classify(features[TOKEN_IDS], features.get(SEGMENT_IDS))
         labels = tf.constant(self._labels)
@@ -94,6 +126,7 @@ class ServedClassifier(tf.Module):
             "probabilities": probabilities,
             "label": tf.gather(labels, tf.argmax(probabilities, axis=1)),
             "classes": tf.repeat(labels[None, :], tf.shape(probabilities)[0], axis=0),
+            TRUNCATED: features[NUM_TRUNCATED] > 0,
         }
 
     def _slice_features(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -148,3 +181,161 @@ class ServedClassifier(tf.Module):
             parallel_iterations=1,
         )
         return tf.gather(sorted_probabilities, tf.argsort(order))
+
+
+def _utf8_checks(texts: Mapping[str, tf.Tensor]) -> list[tf.Operation]:
+    """Makes ops that fail where texts are not UTF-8, naming the rows."""
+    checks = []
+    for name, values in texts.items():
+        repaired = tf.strings.unicode_transcode(values, "UTF-8", "UTF-8", errors="replace")
+        rows = tf.where(repaired != values)[:, 0]
+        checks.append(
+            tf.debugging.Assert(tf.size(rows) == 0, [f"{name} is not UTF-8 in rows", rows])
+        )
+    return checks
+
+
+# Invented, of several lengths, in the languages of the published tasks.
+_WARMUP_TEXTS = (
+    "好",
+    "The staff were kind and the room was spotless.",
+    "房间很干净，服务也很周到，下次还会再来。",
+    "What a waste of an evening: the plot goes nowhere, the jokes fall flat, and the ending, which "
+    "the film takes two hours to reach, was plain from the first scene.",
+    "快递很慢，包装破了，打电话给客服也没有人接，等了三天才有人回复，说要自己承担运费，再也不会在这家店买东西了。",
+)
+_WARMUP_BATCHES = (1, 8, 32)
+
+
+def save_for_serving(
+    model: TrainedModel,
+    directory: str,
+    transform: Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]] | None = None,
+) -> None:
+    """Writes a trained model as TF Serving loads it: SavedModel, warm-up, description.
+
+    Args:
+        model: What to serve.
+        directory: Where; see `ServedClassifier.save`. `batching_params.pbtxt` and, in
+            `assets.extra`, the warm-up requests and `bert_tfx.json` are added.
+        transform: The transform graph, where it is not the model's own.
+
+    Raises:
+        RuntimeError: If the graph has an op that TF Serving does not link.
+    """
+    task = model.task
+    ServedClassifier(
+        model.classifier,
+        transform or model.transform(),
+        labels=task.labels,
+        is_pair=task.is_pair,
+    ).save(directory)
+    if foreign := served_ops(directory)["other"]:
+        raise RuntimeError(
+            f"{directory}: TF Serving has no op {', '.join(sorted(foreign))}: neither TensorFlow's "
+            "core nor TF-Text"
+        )
+    extra = os.path.join(directory, EXTRA_DIR)
+    os.makedirs(extra, exist_ok=True)
+    with tf.io.TFRecordWriter(os.path.join(extra, WARMUP_FILE)) as writer:
+        for request in _warmup_requests(task.text_features):
+            writer.write(request)
+    about = {
+        "task": task.name,
+        "labels": task.labels,
+        "text_features": task.text_features,
+        "max_length": model.max_length,
+        "lowercase": model.lowercase,
+        "training": model.training,
+        "versions": library_versions(),
+        "sha256": {
+            "vocabulary": _sha256(model.vocab_file),
+            "graph": _sha256(os.path.join(directory, "saved_model.pb")),
+            "weights": _sha256(
+                os.path.join(directory, "variables", "variables.data-00000-of-00001")
+            ),
+        },
+    }
+    with open(os.path.join(extra, ABOUT_FILE), "w", encoding="utf-8") as file:
+        json.dump(about, file, ensure_ascii=False, indent=1)
+    with open(os.path.join(directory, BATCHING_FILE), "w", encoding="utf-8") as file:
+        file.write(_BATCHING_PARAMETERS)
+
+
+# The graph works off batches of any size in parts, so that no sizes need be allowed. A pause of one
+# millisecond costs a lone request little, and joins those that come together.
+_BATCHING_PARAMETERS = """max_batch_size { value: 64 }
+batch_timeout_micros { value: 1000 }
+max_enqueued_batches { value: 100 }
+"""
+
+
+# They call back into the Python process that made the graph.
+_PYTHON_OPS = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
+
+
+def served_ops(directory: str) -> dict[str, set[str]]:
+    """Returns the ops of a SavedModel by where TF Serving has them from.
+
+    Args:
+        directory: The SavedModel.
+
+    Returns:
+        Names of ops under `core` (TensorFlow), `text` (TF-Text, which TF Serving links) and
+        `other` (neither).
+    """
+    saved_model = saved_model_pb2.SavedModel()
+    saved_model.ParseFromString(pathlib.Path(directory, "saved_model.pb").read_bytes())
+    ops: set[str] = set()
+    functions: set[str] = set()
+    for graph in saved_model.meta_graphs:
+        ops.update(node.op for node in graph.graph_def.node)
+        for function in graph.graph_def.library.function:
+            functions.add(function.signature.name)
+            ops.update(node.op for node in function.node_def)
+    folder = pathlib.Path(tf_text.__file__).parent / "python" / "ops"
+    libraries = [tf.load_op_library(str(path)) for path in sorted(folder.glob("*.so"))]
+    found: dict[str, set[str]] = {"core": set(), "text": set(), "other": set()}
+    for op in ops - functions:
+        # Only TensorFlow's own ops are there: what is loaded later is not.
+        if hasattr(tf.raw_ops, op) and op not in _PYTHON_OPS:
+            found["core"].add(op)
+        elif any(hasattr(library, op) for library in libraries):
+            found["text"].add(op)
+        else:
+            found["other"].add(op)
+    return found
+
+
+def _warmup_requests(text_features: Sequence[str]) -> Iterable[bytes]:
+    """Yields serialized `PredictionLog`s for both signatures, in several batch sizes."""
+    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+    for size in _WARMUP_BATCHES:
+        texts = {
+            name: [_WARMUP_TEXTS[(row + i) % len(_WARMUP_TEXTS)] for row in range(size)]
+            for i, name in enumerate(text_features)
+        }
+        examples = []
+        for row in range(size):
+            example = tf.train.Example()
+            for name in text_features:
+                example.features.feature[name].bytes_list.value.append(texts[name][row].encode())
+            examples.append(example.SerializeToString())
+        for signature, inputs in ((SERVE_TEXT, texts), (SERVING_DEFAULT, {"examples": examples})):
+            request = predict_pb2.PredictRequest()
+            request.model_spec.signature_name = signature
+            for name, values in inputs.items():
+                request.inputs[name].CopyFrom(tf.make_tensor_proto(values, tf.string))
+            log = prediction_log_pb2.PredictionLog(
+                predict_log=prediction_log_pb2.PredictLog(request=request)
+            )
+            yield log.SerializeToString()
+
+
+def _sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -74,12 +74,17 @@ class TrainedModel:
             "max_length": self.max_length,
             "eval_fraction": self.eval_fraction,
             "training": dict(self.training),
-            "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+            "versions": library_versions(),
         }
         partial = f"{about}.partial"
         with open(partial, "w", encoding="utf-8") as file:
             json.dump(content, file, ensure_ascii=False, indent=1)
         os.replace(partial, about)
+
+
+def library_versions() -> dict[str, str]:
+    """Returns the versions of what decides a model's answers."""
+    return {name: importlib.metadata.version(name) for name in _LIBRARIES}
 
 
 def load_trained_model(path: str) -> TrainedModel:

@@ -56,12 +56,9 @@ def run_fn(fn_args: FnArgs) -> None:
         log_dir=fn_args.model_run_dir,
         state_dir=state_dir,
     )
-    export.ServedClassifier(
-        trained.classifier,
-        transform_output.transform_features_layer(),
-        labels=trained.task.labels,
-        is_pair=trained.task.is_pair,
-    ).save(fn_args.serving_model_dir)
+    export.save_for_serving(
+        trained, fn_args.serving_model_dir, transform_output.transform_features_layer()
+    )
     shutil.rmtree(state_dir)
 
 

@@ -54,16 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"{target}: exists already; --model_version names another version")
     quieten(arguments.verbose)
 
-    from bert_tfx.modeling.export import ServedClassifier
+    from bert_tfx.modeling.export import save_for_serving
     from bert_tfx.modeling.trained_model import load_trained_model
 
     model = load_trained_model(model_path)
-    served = ServedClassifier(
-        model.classifier,
-        model.transform(),
-        labels=model.task.labels,
-        is_pair=model.task.is_pair,
-    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -73,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     # A model server takes what has a number for a name as soon as it sees it: it must be whole.
     partial = folder / f".{uuid.uuid4().hex}"
     try:
-        served.save(os.fspath(partial))
+        save_for_serving(model, os.fspath(partial))
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -1,13 +1,27 @@
+import hashlib
+import json
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tensorflow_serving.apis import prediction_log_pb2
 
 from bert_tfx.modeling import export
 from bert_tfx.modeling.bert import BertEncoder
 from bert_tfx.modeling.classifier import TextClassifier
+from bert_tfx.modeling.trained_model import TrainedModel
+from bert_tfx.schema.tasks import TASKS
 
 LABELS = ("no", "yes")
+# A machine may be busy with other things.
+unhurried = settings(
+    deadline=None,
+    max_examples=30,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 
 
 def make_classifier():
@@ -146,6 +160,116 @@ def test_slice_features(single_served):
     assert set(slices["length_bucket"].numpy()) == {b"000-015"}
 
 
-def test_vocabulary_travels_inside(single, tmp_path):
-    served(single[0], tmp_path / "model")
-    assert [path.name for path in (tmp_path / "model/assets").iterdir()] == ["vocab.txt"]
+def test_vocabulary_labels_and_configuration_travel_inside(single_served, single, tmp_path):
+    classifier, _ = served(single[0], tmp_path / "model")
+    assets = tmp_path / "model" / "assets"
+    assert sorted(path.name for path in assets.iterdir()) == [
+        "config.json",
+        "labels.txt",
+        "vocab.txt",
+    ]
+    assert (assets / "labels.txt").read_text().split() == list(LABELS)
+    config = json.loads((assets / "config.json").read_text())
+    again = TextClassifier.from_config(config)
+    assert [v.path for v in again.weights] == [v.path for v in classifier.weights]
+
+
+def test_what_was_cut_is_flagged(single_served, pair_served):
+    _, loaded = single_served
+    answer = loaded.signatures["serve_text"](text_a=tf.constant(TEXTS))
+    assert answer["truncated"].numpy().tolist() == [False, True, False, False, False, False]
+    _, loaded = pair_served
+    answer = loaded.signatures["serve_text"](
+        text_a=tf.constant(["a b c d", "a"]), text_b=tf.constant(["a b", "b"])
+    )
+    assert answer["truncated"].numpy().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("wrong", [b"\xff", b"a\xed\xa0\x80", b"\xe5\xa5", b"\xf8\x88\x80\x80\x80"])
+def test_text_that_is_no_utf8_is_refused(single_served, pair_served, wrong):
+    refused = tf.errors.InvalidArgumentError
+    _, loaded = single_served
+    texts = [b"a", b"", wrong, "\ufeff好\0".encode(), wrong]
+    with pytest.raises(refused, match=r"text_a is not UTF-8 in rows\] \[2 4"):
+        loaded.signatures["serve_text"](text_a=tf.constant(texts))
+    _, loaded = pair_served
+    with pytest.raises(refused, match=r"text_b is not UTF-8 in rows\] \[0"):
+        loaded.signatures["serve_text"](text_a=tf.constant(["a"]), text_b=tf.constant([wrong]))
+
+
+@unhurried
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=4))
+def test_any_text_is_answered(single_served, texts):
+    _, loaded = single_served
+    answer = loaded.signatures["serve_text"](text_a=tf.constant(texts))
+    assert answer["probabilities"].shape == (len(texts), 2)
+
+
+# What TF Serving needs besides.
+
+
+@pytest.fixture(scope="module")
+def exported(vocab_file, tmp_path_factory):
+    """A model of pairs, as it is exported."""
+    model = TrainedModel(
+        classifier=make_classifier(),
+        task=TASKS["lcqmc"],
+        vocab_file=vocab_file,
+        lowercase=True,
+        max_length=8,
+        eval_fraction=0.1,
+        training={"epoch": 3},
+    )
+    folder = tmp_path_factory.mktemp("exported") / "1"
+    export.save_for_serving(model, str(folder))
+    return folder
+
+
+def test_warm_up_asks_both_signatures_in_several_sizes(exported):
+    loaded = tf.saved_model.load(str(exported))
+    asked = []
+    path = exported / "assets.extra" / "tf_serving_warmup_requests"
+    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+        request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+        inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
+        signature = loaded.signatures[request.model_spec.signature_name]
+        answer = signature(**{name: tf.constant(value) for name, value in inputs.items()})
+        size = len(next(iter(inputs.values())))
+        assert answer["probabilities"].shape == (size, 2)
+        asked.append((request.model_spec.signature_name, size))
+    assert sorted(asked) == [
+        (name, size) for name in ("serve_text", "serving_default") for size in (1, 8, 32)
+    ]
+
+
+def test_model_tells_what_it_is(exported, vocab_file):
+    about = json.loads((exported / "assets.extra" / "bert_tfx.json").read_text())
+    assert about["task"] == "lcqmc"
+    assert about["labels"] == ["0", "1"]
+    assert about["text_features"] == ["text_a", "text_b"]
+    assert (about["max_length"], about["lowercase"]) == (8, True)
+    assert about["training"] == {"epoch": 3}
+    assert about["versions"]["tensorflow"] == tf.__version__
+    with open(vocab_file, "rb") as file:
+        assert about["sha256"]["vocabulary"] == hashlib.sha256(file.read()).hexdigest()
+    assert len({*about["sha256"].values()}) == 3
+
+
+def test_batching_parameters_are_those_of_tf_serving(exported):
+    lines = (exported / "batching_params.pbtxt").read_text().splitlines()
+    names = [line.split()[0] for line in lines]
+    assert names == ["max_batch_size", "batch_timeout_micros", "max_enqueued_batches"]
+
+
+def test_ops_are_those_that_tf_serving_links(exported, tmp_path):
+    ops = export.served_ops(str(exported))
+    assert ops["text"] == {"FastWordpieceTokenizeWithOffsets", "NormalizeUTF8"}
+    assert "MatMul" in ops["core"]
+    assert not ops["other"]
+
+    module = tf.Module()
+    module.call = tf.function(
+        lambda x: tf.numpy_function(lambda y: y, [x], tf.float32), [tf.TensorSpec([], tf.float32)]
+    )
+    tf.saved_model.save(module, str(tmp_path / "python"))
+    assert export.served_ops(str(tmp_path / "python"))["other"] == {"PyFunc"}
