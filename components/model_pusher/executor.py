@@ -1,10 +1,10 @@
 """Executor of ModelPusher."""
 
+import json
+import logging
 import os
-import time
 from typing import Any
 
-from absl import logging
 from tfx import types
 from tfx.components.pusher import executor as tfx_pusher
 from tfx.dsl.io import fileio
@@ -12,68 +12,16 @@ from tfx.proto import pusher_pb2
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, proto_utils
 
-# TF Serving takes every child with a number for a name as a version, and passes over the rest.
-_STAGING_PREFIX = ".staging-"
-# TensorFlow writes it with an id of its own into each SavedModel it saves.
-_FINGERPRINT_FILE = "fingerprint.pb"
+from bert_tfx.components.model_pusher.lock import exclusive
+from bert_tfx.components.model_pusher.version_folder import (
+    MARKER_FILE,
+    Origin,
+    Pushed,
+    VersionFolder,
+)
+from bert_tfx.schema.errors import InputError
 
-
-def pushed_versions(base_directory: str) -> list[int]:
-    """Returns the versions in a folder that a server watches, the latest last."""
-    if not fileio.exists(base_directory):
-        return []
-    names = (name.rstrip("/") for name in fileio.listdir(base_directory))
-    return sorted(int(name) for name in names if name.isdigit())
-
-
-def push(model_path: str, base_directory: str) -> tuple[int, str]:
-    """Puts a SavedModel into the folder that a server watches, whole or not at all.
-
-    Args:
-        model_path: The SavedModel.
-        base_directory: The folder; it is made where it does not exist.
-
-    Returns:
-        The version (seconds since 1970, or one more than the latest where that is higher) and its
-        folder. Where the latest version is this very model, that version.
-    """
-    fileio.makedirs(base_directory)
-    for name in fileio.listdir(base_directory):
-        if name.startswith(_STAGING_PREFIX):
-            fileio.rmtree(os.path.join(base_directory, name))
-    latest = max(pushed_versions(base_directory), default=0)
-    destination = os.path.join(base_directory, str(latest))
-    fingerprint = _fingerprint(model_path)
-    if latest and fingerprint and _fingerprint(destination) == fingerprint:
-        # A run that was stopped after the push and before it was recorded comes here again.
-        logging.info("version %d is this model already", latest)
-        return latest, destination
-
-    version = max(int(time.time()), latest + 1)
-    destination = os.path.join(base_directory, str(version))
-    staging = os.path.join(base_directory, f"{_STAGING_PREFIX}{version}")
-    io_utils.copy_dir(model_path, staging)
-    _sync(staging)
-    fileio.rename(staging, destination)
-    return version, destination
-
-
-def _fingerprint(saved_model: str) -> bytes | None:
-    path = os.path.join(saved_model, _FINGERPRINT_FILE)
-    return io_utils.read_bytes_file(path) if fileio.exists(path) else None
-
-
-def _sync(folder: str) -> None:
-    """Brings a local folder's files to disk: the rename must not get there before them."""
-    if "://" in folder:
-        return
-    for parent, _, names in os.walk(folder):
-        for path in [parent, *(os.path.join(parent, name) for name in names)]:
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+_logger = logging.getLogger(__name__)
 
 
 class Executor(tfx_pusher.Executor):
@@ -89,9 +37,15 @@ class Executor(tfx_pusher.Executor):
 
         Args:
             input_dict: `model`, `model_blessing`.
-            output_dict: `pushed_model`; its custom properties `pushed`, `pushed_version` and
-                `pushed_destination` say what happened.
-            exec_properties: `push_destination`.
+            output_dict: `pushed_model`; its custom properties `pushed`, `pushed_version`,
+                `pushed_destination` and `pushed_sha256` say what happened, and a copy of the
+                version's marker lies there.
+            exec_properties: `push_destination`; `server`, `model_name` and `server_timeout` where a
+                server is to be asked.
+
+        Raises:
+            InputError: If the folder cannot be written, the model was rolled back there, or the
+                server does not serve it, so that it was taken back.
         """
         pushed_model = artifact_utils.get_single_instance(output_dict["pushed_model"])
         if not self.CheckBlessing(input_dict):
@@ -99,6 +53,78 @@ class Executor(tfx_pusher.Executor):
             return
         destination = pusher_pb2.PushDestination()
         proto_utils.json_to_proto(exec_properties["push_destination"], destination)
-        version, path = push(self.GetModelPath(input_dict), destination.filesystem.base_directory)
-        self._MarkPushed(pushed_model, pushed_destination=path, pushed_version=str(version))
-        logging.info("pushed version %d to %s", version, path)
+        base_directory = destination.filesystem.base_directory
+        server = exec_properties.get("server")
+        with exclusive(base_directory):
+            folder = VersionFolder(base_directory)
+            pushed = folder.push(self.GetModelPath(input_dict), self._origin(input_dict), server)
+            if pushed.is_new:
+                _logger.info("pushed version %d to %s", pushed.number, pushed.folder)
+            else:
+                # A run that was stopped after the push and before it was recorded comes here again.
+                _logger.info("version %d is this very model already", pushed.number)
+            latest = folder.numbers()[-1]
+            if latest != pushed.number:
+                _logger.warning(
+                    "version %d is newer, so that one is served; bert-tfx rollback --to %d goes "
+                    "back to this model",
+                    latest,
+                    pushed.number,
+                )
+            elif server:
+                _verify(
+                    folder,
+                    pushed,
+                    server,
+                    exec_properties["model_name"],
+                    exec_properties["server_timeout"],
+                )
+        self._MarkPushed(
+            pushed_model, pushed_destination=pushed.folder, pushed_version=str(pushed.number)
+        )
+        pushed_model.set_string_custom_property("pushed_sha256", pushed.marker.get("sha256", ""))
+        fileio.makedirs(pushed_model.uri)
+        io_utils.write_string_file(
+            os.path.join(pushed_model.uri, MARKER_FILE),
+            json.dumps(pushed.marker, ensure_ascii=False, indent=1),
+        )
+
+    def _origin(self, input_dict: dict[str, list[types.Artifact]]) -> Origin:
+        (model,) = input_dict["model"]
+        blessing = next(iter(input_dict.get("model_blessing") or ()), None)
+        return Origin(
+            model_uri=model.uri,
+            model_id=model.id or None,
+            run_id=self._context.pipeline_run_id if self._context else None,
+            blessing_uri=blessing and blessing.uri,
+            blessing_id=(blessing and blessing.id) or None,
+        )
+
+
+def _verify(
+    folder: VersionFolder, pushed: Pushed, server: str, model_name: str, timeout: float
+) -> None:
+    """Asks the server for the version; takes one back that has never been served.
+
+    Raises:
+        InputError: If the server does not serve it.
+    """
+    from bert_tfx.components.model_pusher.verification import ask_for_version
+    from bert_tfx.serving.errors import ServingError
+
+    accepted = not pushed.is_new and folder.is_accepted(pushed.number)
+    try:
+        ask_for_version(server, model_name, pushed.number, timeout)
+    except (ServingError, InputError) as error:
+        if accepted:
+            raise InputError(
+                f"version {pushed.number} was pushed by an earlier run and stays in {folder.path}, "
+                f"but the server does not answer for it: {error}"
+            ) from error
+        folder.take_back(pushed.number, str(error))
+        raise InputError(
+            f"version {pushed.number} was taken back from {folder.path}, because the server does "
+            f"not answer for it: {error}. The same command pushes it again"
+        ) from error
+    folder.accept(pushed.number, server)
+    _logger.info("%s serves version %d", server, pushed.number)
