@@ -92,7 +92,7 @@ def ask() -> Callable[..., dict[str, np.ndarray]]:
         by_text = signatures["serve_text"](**texts)
 
         answer = {name: value.numpy() for name, value in by_example.items()}
-        assert {*answer} == {*by_text} == {"probabilities", "label", "classes"}
+        assert {*answer} == {*by_text} == {"probabilities", "label", "classes", "truncated"}
         for name, value in by_text.items():
             np.testing.assert_array_equal(value.numpy(), answer[name])
         labels = [label.encode() for label in classes]

@@ -174,7 +174,10 @@ def test_pushed_model_answers_by_both_signatures_alike(ask, resumed, killed):
 def test_start_model_that_is_none_stops_the_run(run, resumed, killed, tmp_path):
     start = tmp_path / "classifier.keras"
     start.write_bytes(b"not a model")
-    result = run(killed.output, *killed.arguments, "--pretrained", start).check(2)
+    arguments = list(killed.arguments)
+    size = arguments.index("--size")
+    del arguments[size : size + 2]
+    result = run(killed.output, *arguments, "--pretrained", start).check(2)
     assert f"{start}: cannot be loaded as a Keras model" in result.stderr
     assert result.versions == resumed.versions
     assert result.artifacts["Model"] == resumed.artifacts["Model"]

@@ -17,7 +17,8 @@ COMPONENTS = [*INGESTION, "Transform", *MODEL]
 # A Resolver looks anew each time.
 ALL_CACHED = dict.fromkeys(COMPONENTS, "cached") | {"Baseline": "done"}
 
-RECIPE = ("--size", "tiny", "--max-length", 16, "--batch-size", 16, "--min-accuracy", 0)
+RECIPE = ("--max-length", 16, "--batch-size", 16, "--min-accuracy", 0)
+TINY = ("--size", "tiny")
 
 
 def learn(seed: int, epochs: int = 4) -> tuple[object, ...]:
@@ -46,26 +47,26 @@ def output(tmp_path_factory):
 @pytest.fixture(scope="module")
 def first(run, glue, output):
     """Everything is new; the vocabulary is learned and the test rows have no labels."""
-    return run(output, *glue, *learn(seed=1)).check(0)
+    return run(output, *glue, *TINY, *learn(seed=1)).check(0)
 
 
 @pytest.fixture(scope="module")
 def again(run, glue, output, first):
     """The same command."""
-    return run(output, *glue, *learn(seed=1)).check(0)
+    return run(output, *glue, *TINY, *learn(seed=1)).check(0)
 
 
 @pytest.fixture(scope="module")
 def restored(run, glue, output, again):
     """The same command, after someone deleted the pushed models."""
     shutil.rmtree(output / "serving")
-    return run(output, *glue, *learn(seed=1)).check(0)
+    return run(output, *glue, *TINY, *learn(seed=1)).check(0)
 
 
 @pytest.fixture(scope="module")
 def bad(run, glue, output, restored):
     """Another recipe, that learns nothing, and an accuracy that nothing reaches."""
-    recipe = (*RECIPE, "--max-steps", 1, "--learning-rate", 1e-6, "--seed", 2)
+    recipe = (*TINY, *RECIPE, "--max-steps", 1, "--learning-rate", 1e-6, "--seed", 2)
     return run(output, *glue, *recipe, "--min-accuracy", 1, "--max-regression", 0).check(3)
 
 

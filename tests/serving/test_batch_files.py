@@ -165,7 +165,9 @@ def test_a_stopped_run_goes_on(server, client, source, target, requests):
     assert left(target) == {target.name}
     if requests == 40:
         assert written.resumed >= 4 * 37
-        assert len(server.requests) - asked == -(-(300 - written.resumed) // 4)
+        # Those that were under way when it stopped may come to the server late.
+        needed = -(-(300 - written.resumed) // 4)
+        assert needed <= len(server.requests) - asked <= needed + 4
 
 
 @settings(
