@@ -28,6 +28,7 @@ from bert_tfx.schema.tasks import (
     own_task,
     resolve_layout,
 )
+from bert_tfx.serving import DEFAULT_MODEL
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,10 @@ class Config:
         eval_fraction: Share of the rows that is held out where the task has no eval file.
         slice_by: Extra columns of the eval rows by which the evaluation is sliced, separated by
             commas.
+        push_server: gRPC address of a server that watches the pushed versions and is asked for the
+            new one, or None.
+        push_model_name: The model's name there.
+        push_timeout: Seconds that the server has to load a version.
         beam_runner: `in_memory`, or `multi_processing` with a worker for each core.
 
     Raises:
@@ -92,6 +97,9 @@ class Config:
     max_rejects: int = 0
     eval_fraction: float = 0.1
     slice_by: str = ""
+    push_server: str | None = None
+    push_model_name: str = DEFAULT_MODEL
+    push_timeout: float = 120.0
     beam_runner: str = "in_memory"
 
     def __post_init__(self) -> None:
@@ -106,6 +114,13 @@ class Config:
                 raise InputError(f"{name} must be in [0, 1]. Received: {getattr(self, name)}")
         if not 0 < self.eval_fraction < 1:
             raise InputError(f"eval_fraction must be in (0, 1). Received: {self.eval_fraction}")
+        if self.push_timeout <= 0:
+            raise InputError(f"push_timeout must be positive. Received: {self.push_timeout}")
+        if self.push_server is not None:
+            # gRPC is imported where there is a server to ask.
+            from bert_tfx.serving.connection import check_address
+
+            check_address(self.push_server)
         if self.max_rejects < 0:
             raise InputError(f"max_rejects must not be negative. Received: {self.max_rejects}")
         if special := _GLOB & set(self.output_dir):

@@ -13,7 +13,7 @@ from tfx.orchestration.local import runner_utils
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
 from tfx.proto.orchestration import local_deployment_config_pb2, pipeline_pb2
 
-from bert_tfx.components.model_pusher.executor import pushed_versions
+from bert_tfx.components.model_pusher.version_folder import pushed_versions, rolled_back_versions
 from bert_tfx.pipeline.config import Config
 from bert_tfx.pipeline.console import Console, logged
 from bert_tfx.pipeline.pipeline import create_pipeline
@@ -74,8 +74,12 @@ def _run_nodes(config: Config, console: Console) -> list[NodeRun]:
     runs = []
     for number, node in enumerate(ir.nodes, start=1):
         name = node.pipeline_node.node_info.id
-        if name == "ModelPusher" and not pushed_versions(config.serving_dir):
-            # The cache sees what was recorded, not what is there: a deleted model is pushed anew.
+        serving = config.serving_dir
+        if name == "ModelPusher" and (
+            not pushed_versions(serving) or rolled_back_versions(serving)
+        ):
+            # The cache sees what was recorded, not what is there: a deleted model is pushed anew,
+            # and one that was taken back is not.
             node.pipeline_node.execution_options.caching_options.enable_cache = False
         console.begin(f"[{number:2}/{len(ir.nodes)}] {name}")
         start = time.monotonic()

@@ -143,6 +143,9 @@ def create_pipeline(
         model=model,
         model_blessing=evaluator.outputs["blessing"],
         base_directory=config.serving_dir,
+        server=config.push_server,
+        model_name=config.push_model_name,
+        server_timeout=config.push_timeout,
     )
 
     return pipeline.Pipeline(

@@ -7,6 +7,7 @@ from tfx.types import component_spec, standard_artifacts, standard_component_spe
 
 from bert_tfx.components.model_pusher import executor
 from bert_tfx.serving import DEFAULT_MODEL
+from bert_tfx.serving.connection import check_address
 
 
 class ModelPusherSpec(standard_component_specs.PusherSpec):
@@ -37,6 +38,9 @@ class ModelPusher(base_component.BaseComponent):
             version. By default none is.
         model_name: The model's name there.
         server_timeout: Seconds that the server has to load the version.
+
+    Raises:
+        InputError: If the server's address makes no sense.
     """
 
     SPEC_CLASS = ModelPusherSpec
@@ -52,7 +56,13 @@ class ModelPusher(base_component.BaseComponent):
         model_name: str = DEFAULT_MODEL,
         server_timeout: float = 120.0,
     ) -> None:
-        asked = {"server": server, "model_name": model_name, "server_timeout": server_timeout}
+        if server:
+            check_address(server)
+        asked = {
+            "server": server,
+            "model_name": model_name,
+            "server_timeout": float(server_timeout),
+        }
         super().__init__(
             ModelPusherSpec(
                 model=model,
@@ -61,7 +71,6 @@ class ModelPusher(base_component.BaseComponent):
                     filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=base_directory)
                 ),
                 pushed_model=types.Channel(type=standard_artifacts.PushedModel),
-                # Who asks no server runs into no other cache entry by its name.
                 **(asked if server else {}),
             )
         )

@@ -124,7 +124,7 @@ def _verify(
         folder.take_back(pushed.number, str(error))
         raise InputError(
             f"version {pushed.number} was taken back from {folder.path}, because the server does "
-            f"not answer for it: {error}. The same command pushes it again"
+            f"not answer for it: {error} (the same command pushes it again)"
         ) from error
     folder.accept(pushed.number, server)
     _logger.info("%s serves version %d", server, pushed.number)

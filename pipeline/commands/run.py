@@ -43,6 +43,15 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     gates.add_argument("--slice-by", metavar="A,B", help="extra columns to slice the evaluation by")
 
+    push = parser.add_argument_group("push")
+    push.add_argument(
+        "--push-server",
+        metavar="HOST:PORT",
+        help="gRPC server of OUTPUT/serving: a version that it does not serve is taken back",
+    )
+    push.add_argument("--push-model-name", metavar="NAME", help="the model there (default: model)")
+    options.add_numbers(push, (("push_timeout", "X", "seconds it has to load it (default: 120)"),))
+
     engine = parser.add_argument_group("engine")
     engine.add_argument("--beam-runner", choices=BEAM_RUNNERS, help="(default: in_memory)")
 

@@ -1,31 +1,82 @@
+import fcntl
+import importlib.util
+import json
+import os
 import pathlib
+import subprocess
+import sys
+import threading
 import time
 
 import pytest
+import tensorflow as tf
+from tfx.dsl.components.base import base_executor
 from tfx.proto import pusher_pb2
 from tfx.types import standard_artifacts
-from tfx.utils import io_utils, proto_utils
+from tfx.types.channel_utils import as_channel
+from tfx.utils import proto_utils
 
-from bert_tfx.components.model_pusher import executor
-from bert_tfx.components.model_pusher.executor import push, pushed_versions
+from bert_tfx.components.model_pusher import lock, verification, version_folder
+from bert_tfx.components.model_pusher.component import ModelPusher
+from bert_tfx.components.model_pusher.executor import Executor
+from bert_tfx.components.model_pusher.lock import exclusive
+from bert_tfx.components.model_pusher.storage import RemoteStorage, Storage, copy_file
+from bert_tfx.components.model_pusher.version_folder import (
+    MARKER_FILE,
+    Origin,
+    Pushed,
+    State,
+    VersionFolder,
+    pushed_versions,
+    rolled_back_versions,
+)
+from bert_tfx.schema.errors import InputError
+
+
+def module_of(path: pathlib.Path):
+    """Imports a file of the tests, which are no package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+HERE = pathlib.Path(__file__).parent
+KILLS = HERE / "model_pusher_kills.py"
+kills = module_of(KILLS)
+
+ABOUT = {"task": "sst2", "training": {"eval": {"eval_accuracy": 0.9}}}
 
 
 def saved_model(folder: pathlib.Path, name: str) -> str:
-    """Writes what stands for a SavedModel; TensorFlow gives each save a fingerprint of its own."""
+    """Writes what stands for a SavedModel; no two of them hold the same."""
     path = folder / name / "Format-Serving"
     (path / "variables").mkdir(parents=True)
+    (path / "assets.extra").mkdir()
     (path / "saved_model.pb").write_bytes(b"graph")
     (path / "variables" / "variables.index").write_bytes(b"index")
+    (path / "assets.extra" / "bert_tfx.json").write_text(json.dumps(ABOUT), encoding="utf-8")
     (path / "fingerprint.pb").write_bytes(name.encode())
     return str(path)
 
 
 def files(folder: pathlib.Path) -> dict[str, bytes]:
+    """Returns what a model's folder holds, without the records of the pusher."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
         if path.is_file()
+        and path.name not in (MARKER_FILE, "served.json", "rolled_back.json", "taken_back.json")
     }
+
+
+def push(model: str, serving: object, **options) -> Pushed:
+    with exclusive(str(serving)):
+        return VersionFolder(str(serving)).push(model, Origin(**options))
+
+
+def names(serving: pathlib.Path) -> set[str]:
+    return {child.name for child in serving.iterdir()}
 
 
 @pytest.fixture
@@ -33,132 +84,681 @@ def serving(tmp_path):
     return tmp_path / "serving"
 
 
-def test_pushed_version_is_the_model_and_nothing_else(tmp_path, serving):
+@pytest.fixture
+def three(tmp_path, serving):
+    """A folder with three versions."""
+    numbers = [push(saved_model(tmp_path, name), serving).number for name in "abc"]
+    assert pushed_versions(str(serving)) == numbers
+    return VersionFolder(str(serving)), numbers
+
+
+# A push.
+
+
+def test_pushed_version_is_the_model_and_its_marker(tmp_path, serving):
     model = saved_model(tmp_path, "model")
     before = int(time.time())
-    version, path = push(model, str(serving))
-    assert before <= version <= time.time()
-    assert path == str(serving / str(version))
-    assert [child.name for child in serving.iterdir()] == [str(version)]
-    assert files(pathlib.Path(path)) == files(pathlib.Path(model))
+    pushed = push(model, serving, model_uri="Trainer/model/5", run_id="monday")
+    assert before <= pushed.number <= time.time()
+    assert pushed.is_new
+    assert pushed.folder == str(serving / str(pushed.number))
+    assert names(serving) == {str(pushed.number)}
+    assert files(pathlib.Path(pushed.folder)) == files(pathlib.Path(model))
+    marker = json.loads((serving / str(pushed.number) / MARKER_FILE).read_text(encoding="utf-8"))
+    assert marker == pushed.marker
+    assert marker["version"] == pushed.number
+    assert (marker["model_uri"], marker["run_id"]) == ("Trainer/model/5", "monday")
+    assert marker["blessing_uri"] is None
+    assert {*marker["files"]} == {*files(pathlib.Path(model))}
+    assert len(marker["sha256"]) == 64
 
 
 def test_versions_grow_even_within_a_second_or_behind_a_fast_clock(tmp_path, serving):
-    first, _ = push(saved_model(tmp_path, "a"), str(serving))
-    second, _ = push(saved_model(tmp_path, "b"), str(serving))
+    first = push(saved_model(tmp_path, "a"), serving).number
+    second = push(saved_model(tmp_path, "b"), serving).number
     assert second > first
     future = int(time.time()) + 10**6
     (serving / str(second)).rename(serving / str(future))
-    third, _ = push(saved_model(tmp_path, "c"), str(serving))
-    assert third == future + 1
-    assert pushed_versions(str(serving)) == [first, future, third]
+    assert push(saved_model(tmp_path, "c"), serving).number == future + 1
+    assert pushed_versions(str(serving)) == [first, future, future + 1]
 
 
-def test_same_model_is_not_pushed_twice(tmp_path, serving):
-    model = saved_model(tmp_path, "model")
-    assert push(model, str(serving)) == push(model, str(serving))
-    assert len(pushed_versions(str(serving))) == 1
+def test_versions_grow_beyond_those_that_are_hidden(tmp_path, serving, three, monkeypatch):
+    folder, numbers = three
+    monkeypatch.setattr(time, "time", lambda: 5.0)
+    folder.roll_back(folder.to_roll_back())
+    fourth = push(saved_model(tmp_path, "d"), serving).number
+    assert fourth == numbers[-1] + 1
+    folder.take_back(fourth, "no answer")
+    assert push(saved_model(tmp_path, "e"), serving).number == fourth + 1
 
 
-def test_earlier_model_is_pushed_again_as_the_latest(tmp_path, serving):
+def test_same_model_is_never_pushed_twice(tmp_path, serving):
     old, new = saved_model(tmp_path, "old"), saved_model(tmp_path, "new")
-    versions = [push(model, str(serving))[0] for model in (old, new, old)]
-    assert versions == sorted(set(versions)) == pushed_versions(str(serving))
+    first, second = push(old, serving), push(new, serving)
+    again = push(old, serving)
+    assert (again.number, again.folder, again.is_new) == (first.number, first.folder, False)
+    assert push(new, serving).number == second.number
+    assert pushed_versions(str(serving)) == [first.number, second.number]
 
 
-@pytest.mark.parametrize("fingerprints", ["model", "latest", "both"])
-def test_model_without_fingerprint_counts_as_another(tmp_path, serving, fingerprints):
-    model = saved_model(tmp_path, "model")
-    first, path = push(model, str(serving))
-    for name, folder in (("model", model), ("latest", path)):
-        if fingerprints in (name, "both"):
-            (pathlib.Path(folder) / "fingerprint.pb").unlink()
-    second, _ = push(model, str(serving))
-    assert second > first
+def test_model_that_another_tool_put_there_is_not_pushed_twice(tmp_path, serving):
+    model, other = saved_model(tmp_path, "model"), saved_model(tmp_path, "other")
+    pushed = push(model, serving)
+    (pathlib.Path(pushed.folder) / MARKER_FILE).unlink()
+    again = push(model, serving)
+    assert (again.number, again.is_new, again.marker) == (pushed.number, False, {})
+    # Of the same sizes, but not the same.
+    (tmp_path / "other" / "Format-Serving" / "fingerprint.pb").write_bytes(b"ledom")
+    assert push(other, serving).is_new
+
+
+def test_what_is_no_saved_model_is_refused(tmp_path, serving):
+    (tmp_path / "model").mkdir()
+    with pytest.raises(InputError, match=r"model: no SavedModel; saved_model\.pb is missing"):
+        push(str(tmp_path / "model"), serving)
+    assert names(serving) == set()
 
 
 def test_copy_that_fails_leaves_no_version_and_the_next_push_cleans_up(
     tmp_path, serving, monkeypatch
 ):
     old, new = saved_model(tmp_path, "old"), saved_model(tmp_path, "new")
-    version, _ = push(old, str(serving))
+    version = push(old, serving).number
 
-    def copy_half(source: str, target: str) -> None:
-        folder = pathlib.Path(target)
-        folder.mkdir()
-        (folder / "saved_model.pb").write_bytes(b"gra")
+    def fail(*arguments):
+        copy_file(*arguments)
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as context:
-        context.setattr(io_utils, "copy_dir", copy_half)
+        context.setattr(version_folder, "copy_file", fail)
         with pytest.raises(OSError, match="No space left"):
-            push(new, str(serving))
+            push(new, serving)
     assert pushed_versions(str(serving)) == [version]
     (left,) = (child for child in serving.iterdir() if child.name != str(version))
-    assert left.name.startswith(".")
+    assert left.name.startswith(".staging-")
     # As if it were of another second.
     left.rename(serving / ".staging-1")
 
-    later, path = push(new, str(serving))
-    assert {child.name for child in serving.iterdir()} == {str(version), str(later)}
-    assert files(pathlib.Path(path)) == files(pathlib.Path(new))
+    later = push(new, serving)
+    assert names(serving) == {str(version), str(later.number)}
+    assert files(pathlib.Path(later.folder)) == files(pathlib.Path(new))
 
 
-def test_version_appears_only_when_it_is_whole(tmp_path, serving, monkeypatch):
+def test_everything_is_on_disk_before_the_rename_and_the_rename_after_it(
+    tmp_path, serving, monkeypatch
+):
     model = saved_model(tmp_path, "model")
-    seen = []
-    copy, sync = io_utils.copy_dir, executor._sync
+    steps = []
+    fsync, rename = os.fsync, os.rename
 
-    def watch(step):
-        def watched(*arguments):
-            step(*arguments)
-            seen.append(pushed_versions(str(serving)))
+    def watched_fsync(descriptor):
+        steps.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
 
-        return watched
+    def watched_rename(source, target):
+        steps.append("rename")
+        rename(source, target)
 
-    monkeypatch.setattr(io_utils, "copy_dir", watch(copy))
-    monkeypatch.setattr(executor, "_sync", watch(sync))
-    push(model, str(serving))
-    assert seen == [[], []]
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "rename", watched_rename)
+    pushed = push(model, serving)
+    staging = serving / f".staging-{pushed.number}"
+    before = steps[: steps.index("rename")]
+    expected = {str(staging / name) for name in (*files(pathlib.Path(model)), MARKER_FILE)}
+    assert expected | {str(staging), str(staging / "variables")} <= set(before)
+    assert steps[steps.index("rename") :] == ["rename", str(serving)]
 
 
 def test_versions_are_the_numbers_only(serving):
     assert pushed_versions(str(serving)) == []
-    for name in ("10", "9", ".staging-11", "notes", "12.tmp"):
+    for name in ("10", "9", ".staging-11", ".rolled-back-12", "notes", "12.tmp", "²", "9" * 30):
         (serving / name).mkdir(parents=True)
     assert pushed_versions(str(serving)) == [9, 10]
+    assert rolled_back_versions(str(serving)) == [12]
+
+
+# One at a time.
+
+
+def test_pushes_at_the_same_time_take_turns(tmp_path, serving):
+    models = [kills.make_model(tmp_path / str(seed), seed) for seed in range(3)]
+    serving.mkdir()
+    poller = kills.Poller(serving)
+    poller.whole = [kills.contents(model) for model in models]
+    poller.start()
+    # The last two push the same model.
+    processes = [kills.start_push(model, serving) for model in (*models, models[-1])]
+    for process in processes:
+        process.communicate()
+    poller.stop()
+    assert [process.returncode for process in processes] == [0] * 4
+    assert len(pushed_versions(str(serving))) == 3
+    assert names(serving) == {str(number) for number in pushed_versions(str(serving))}
+    assert poller.wrong == []
+
+
+def test_who_comes_second_waits(serving, monkeypatch):
+    """Also where the file was removed and made anew meanwhile."""
+    said = threading.Event()
+    monkeypatch.setattr(lock._logger, "info", lambda *_: said.set())
+    order = []
+
+    def second():
+        with exclusive(str(serving)):
+            order.append("second")
+
+    with exclusive(str(serving)):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert said.wait(10)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+    assert names(serving) == set()
+
+
+def test_lock_of_a_killed_process_is_free(serving):
+    serving.mkdir()
+    with (serving / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    with exclusive(str(serving)):
+        assert names(serving) == {".lock"}
+    assert names(serving) == set()
+
+
+def test_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    message = "file/serving: cannot be written: Not a directory"
+    with pytest.raises(InputError, match=message), exclusive(str(tmp_path / "file" / "serving")):
+        pass
+
+
+# Kills.
+
+
+def test_killed_pushes_show_no_part_and_the_next_one_completes(tmp_path):
+    print(kills.prove(tmp_path, 10))
+
+
+@pytest.mark.real
+def test_fifty_killed_pushes_show_no_part_and_the_next_one_completes(tmp_path):
+    print(subprocess.check_output([sys.executable, KILLS, "prove", "50"], text=True))
+
+
+# Back and forth.
+
+
+def test_rollback_hides_what_is_above_and_undo_brings_it_back(three, serving):
+    folder, (first, second, third) = three
+    before = {number: files(serving / str(number)) for number in (first, second, third)}
+    assert folder.to_roll_back() == [third]
+    assert folder.to_roll_back(first) == [second, third]
+    folder.roll_back([second, third])
+    assert folder.numbers() == [first]
+    assert rolled_back_versions(str(serving)) == [second, third]
+    assert {version.number: version.state for version in folder.versions()} == {
+        first: State.PUSHED,
+        second: State.ROLLED_BACK,
+        third: State.ROLLED_BACK,
+    }
+    assert {version.change.get("to") for version in folder.versions()} == {None, first}
+    assert folder.to_restore() == [second, third]
+    folder.restore([second, third])
+    assert {number: files(serving / str(number)) for number in folder.numbers()} == before
+    assert names(serving) == {str(number) for number in (first, second, third)}
+    assert not list(serving.rglob("rolled_back.json"))
+
+
+def test_rollbacks_are_undone_one_by_one_the_last_one_first(three):
+    folder, (first, second, third) = three
+    folder.roll_back(folder.to_roll_back())
+    folder.roll_back(folder.to_roll_back())
+    assert folder.numbers() == [first]
+    assert folder.to_restore() == [second]
+    folder.restore([second])
+    assert folder.to_restore() == [third]
+    folder.restore([third])
+    with pytest.raises(InputError, match="no version is rolled back"):
+        folder.to_restore()
+
+
+def test_server_that_looks_meanwhile_takes_no_version_in_between(three, monkeypatch):
+    folder, (first, second, third) = three
+    latest = []
+    rename = Storage.rename_folder
+
+    def watched(self, source, target):
+        rename(self, source, target)
+        latest.append(folder.numbers()[-1])
+
+    monkeypatch.setattr(Storage, "rename_folder", watched)
+    folder.roll_back([second, third])
+    assert latest == [third, first]
+    folder.restore([second, third])
+    assert latest == [third, first, third, third]
+
+
+def test_model_that_was_rolled_back_is_refused_until_undo(tmp_path, serving, three):
+    folder, (_, second, third) = three
+    folder.roll_back([second, third])
+    model = str(tmp_path / "c" / "Format-Serving")
+    message = rf"rolled back as version {third}.*rollback --serving {serving} --undo"
+    with pytest.raises(InputError, match=message):
+        push(model, serving)
+    assert push(saved_model(tmp_path, "d"), serving).number > third
+    folder.restore(folder.to_restore())
+    assert push(model, serving).number == third
+
+
+def test_model_of_another_tool_is_refused_after_its_rollback(tmp_path, serving, three):
+    folder, (_, _, third) = three
+    (serving / str(third) / MARKER_FILE).unlink()
+    folder.roll_back([third])
+    with pytest.raises(InputError, match=f"rolled back as version {third}"):
+        push(str(tmp_path / "c" / "Format-Serving"), serving)
+
+
+@pytest.mark.parametrize(
+    ("to", "message"),
+    [
+        (5, r"there is no version 5; there are \d+, \d+$"),
+        ("latest", "is the latest already"),
+        ("hidden", "was itself rolled back; --undo brings it back"),
+    ],
+)
+def test_version_that_cannot_be_gone_back_to_is_told(three, to, message):
+    folder, (_, second, third) = three
+    folder.roll_back([third])
+    with pytest.raises(InputError, match=message):
+        folder.to_roll_back({"latest": second, "hidden": third}.get(to, to))
+
+
+def test_only_version_cannot_be_rolled_back(tmp_path, serving):
+    with pytest.raises(InputError, match="there is no version, so"):
+        VersionFolder(str(serving)).to_roll_back()
+    number = push(saved_model(tmp_path, "a"), serving).number
+    with pytest.raises(InputError, match=f"there is only version {number}, so"):
+        VersionFolder(str(serving)).to_roll_back()
+
+
+def test_old_versions_are_pruned(tmp_path, serving, three):
+    folder, (first, second, third) = three
+    assert folder.to_prune(3) == folder.to_prune(9) == []
+    assert folder.to_prune(1) == [first, second]
+    assert folder.to_prune(1, served=[first, 8]) == [second]
+    for keep in (0, -1):
+        with pytest.raises(InputError, match=f"--keep must be at least 1. Received: {keep}"):
+            folder.to_prune(keep)
+    folder.roll_back([third])
+    folder.prune(folder.to_prune(1))
+    assert names(serving) == {str(second), f".rolled-back-{third}"}
+
+
+def test_deletion_that_was_killed_is_finished_by_the_next_push(tmp_path, serving, three):
+    _, (first, second, third) = three
+    (serving / str(first)).rename(serving / f".pruned-{first}")
+    (serving / str(third)).rename(serving / f".taken-back-{third}")
+    push(saved_model(tmp_path, "d"), serving)
+    assert pushed_versions(str(serving))[0] == second
+    assert f".pruned-{first}" not in names(serving)
+    assert names(serving / f".taken-back-{third}") == {MARKER_FILE}
+
+
+# A remote file system: TensorFlow's own in memory, where a folder cannot be renamed as a whole.
+
+
+@pytest.fixture
+def remote(request):
+    path = f"ram://{request.node.name}"
+    yield path
+    tf.io.gfile.rmtree(path)
+
+
+def remote_files(path: str) -> dict[str, bytes]:
+    storage = RemoteStorage()
+    return {name: storage.read(f"{path}/{name}") for name in storage.sizes(path)}
+
+
+def test_remote_version_is_copied_and_its_marker_comes_last(tmp_path, remote, monkeypatch):
+    model = saved_model(tmp_path, "model")
+    order = []
+    write, open_file = RemoteStorage.write, RemoteStorage.open
+
+    def watched(self, path, mode):
+        if "w" in mode:
+            order.append(path.removeprefix(remote + "/"))
+        return open_file(self, path, mode)
+
+    monkeypatch.setattr(RemoteStorage, "open", watched)
+    pushed = push(model, remote)
+    monkeypatch.setattr(RemoteStorage, "write", write)
+    there = remote_files(pushed.folder)
+    assert json.loads(there.pop(MARKER_FILE)) == pushed.marker
+    assert there == files(pathlib.Path(model))
+    claim, writing, *rest = order
+    assert claim.startswith(".claim-")
+    assert writing == f".writing-{pushed.number}"
+    assert rest[-2:] == [f"{pushed.number}/saved_model.pb", f"{pushed.number}/{MARKER_FILE}"]
+    assert RemoteStorage().names(remote) == [str(pushed.number)]
+    assert not push(model, remote).is_new
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_remote_push_that_was_killed_does_not_count_and_is_removed(
+    tmp_path, remote, monkeypatch, step
+):
+    old, new = saved_model(tmp_path, "old"), saved_model(tmp_path, "new")
+    version = push(old, remote).number
+    with monkeypatch.context() as context:
+        writes = iter(range(100))
+        open_file = RemoteStorage.open
+
+        def dying(self, path, mode):
+            # The claim and the note that a version is being written come first.
+            if "w" in mode and next(writes) == step + 2:
+                context.setattr(RemoteStorage, "remove_file", lambda *_: None)
+                raise Killed
+            return open_file(self, path, mode)
+
+        context.setattr(RemoteStorage, "open", dying)
+        with pytest.raises(Killed):
+            push(new, remote)
+    assert pushed_versions(remote) == [version]
+    assert len(RemoteStorage().names(remote)) >= 3
+    # This process wrote the claim and is alive.
+    for name in RemoteStorage().names(remote):
+        if name.startswith(".claim-"):
+            RemoteStorage().remove_file(f"{remote}/{name}")
+
+    later = push(new, remote)
+    assert {*RemoteStorage().names(remote)} == {str(version), str(later.number)}
+    there = remote_files(later.folder)
+    del there[MARKER_FILE]
+    assert there == files(pathlib.Path(new))
+
+
+def test_remote_version_of_another_tool_is_left_alone(tmp_path, remote):
+    storage = RemoteStorage()
+    storage.make_folder(f"{remote}/7")
+    storage.write(f"{remote}/7/saved_model.pb", b"theirs")
+    push(saved_model(tmp_path, "model"), remote)
+    assert storage.read(f"{remote}/7/saved_model.pb") == b"theirs"
+    assert pushed_versions(remote)[0] == 7
+
+
+def test_remote_versions_go_back_and_forth(tmp_path, remote):
+    numbers = [push(saved_model(tmp_path, name), remote).number for name in "abc"]
+    before = remote_files(f"{remote}/{numbers[2]}")
+    folder = VersionFolder(remote)
+    folder.roll_back(folder.to_roll_back())
+    assert folder.numbers() == numbers[:2]
+    with pytest.raises(InputError, match="rolled back as version"):
+        push(str(tmp_path / "c" / "Format-Serving"), remote)
+    folder.restore(folder.to_restore())
+    assert folder.numbers() == numbers
+    assert remote_files(f"{remote}/{numbers[2]}") == before
+    folder.take_back(numbers[2], "no answer")
+    assert {*remote_files(f"{remote}/.taken-back-{numbers[2]}")} == {
+        MARKER_FILE,
+        "taken_back.json",
+    }
+    folder.prune(folder.to_prune(1))
+    assert RemoteStorage().names(remote) == [f".taken-back-{numbers[2]}", str(numbers[1])]
+
+
+@pytest.mark.parametrize("step", range(9))
+def test_remote_rollback_that_was_killed_is_finished_or_undone(tmp_path, remote, monkeypatch, step):
+    numbers = [push(saved_model(tmp_path, name), remote).number for name in "ab"]
+    before = remote_files(f"{remote}/{numbers[1]}")
+    folder = VersionFolder(remote)
+    with monkeypatch.context() as context:
+        steps = iter(range(100))
+        open_file, remove = RemoteStorage.open, RemoteStorage.remove_file
+
+        def dying(step_of):
+            def done(self, path, *mode):
+                if mode != ("rb",) and next(steps) == step:
+                    raise Killed
+                return step_of(self, path, *mode)
+
+            return done
+
+        context.setattr(RemoteStorage, "open", dying(open_file))
+        context.setattr(RemoteStorage, "remove_file", dying(remove))
+        with pytest.raises(Killed):
+            folder.roll_back([numbers[1]])
+    folder.clean_up()
+    assert folder.numbers() in (numbers, numbers[:1])
+    if folder.numbers() == numbers:
+        assert folder.numbers(State.ROLLED_BACK) == []
+    else:
+        folder.restore(folder.to_restore())
+    assert remote_files(f"{remote}/{numbers[1]}") == before
+    assert {*RemoteStorage().names(remote)} == {str(number) for number in numbers}
+
+
+def test_remote_claim_keeps_others_out_while_its_process_lives(remote):
+    storage = RemoteStorage()
+    with exclusive(remote):
+        message = r"at work there.*delete ram://.*/\.claim-"
+        with pytest.raises(InputError, match=message), exclusive(remote):
+            pass
+        assert len(storage.names(remote)) == 1
+    assert storage.names(remote) == []
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    here = {"host": lock.socket.gethostname(), "time": time.time()}
+    for claim in (
+        here | {"pid": process.pid},
+        {"host": "elsewhere", "pid": 1, "time": time.time() - 4000},
+    ):
+        storage.write(f"{remote}/.claim-old", json.dumps(claim).encode())
+        with exclusive(remote):
+            assert f"{remote}/.claim-old" not in storage.names(remote)
+    storage.write(f"{remote}/.claim-new", b"half of a cl")
+    with pytest.raises(InputError, match="at work there"), exclusive(remote):
+        pass
+
+
+def test_scheme_without_a_file_system_is_told():
+    message = "martian://x: cannot be written: File system scheme"
+    with pytest.raises(InputError, match=message), exclusive("martian://x"):
+        pass
 
 
 # The executor, on artifacts as the Evaluator leaves them.
 
 
+@pytest.fixture
+def execute(tmp_path, serving):
+    """Runs the executor on a model; returns the artifact that it has marked."""
+
+    def execute(name: str = "model", *, blessed: bool = True, **properties):
+        if not (tmp_path / name).exists():
+            saved_model(tmp_path, name)
+        model = standard_artifacts.Model()
+        model.uri, model.id = str(tmp_path / name), 5
+        blessing = standard_artifacts.ModelBlessing()
+        blessing.uri, blessing.id = str(tmp_path / "blessing"), 6
+        blessing.set_int_custom_property("blessed", int(blessed))
+        pushed = standard_artifacts.PushedModel()
+        pushed.uri = str(tmp_path / "pushed")
+        destination = pusher_pb2.PushDestination(
+            filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=str(serving))
+        )
+        Executor(base_executor.BaseExecutor.Context(pipeline_run_id="monday")).Do(
+            {"model": [model], "model_blessing": [blessing]},
+            {"pushed_model": [pushed]},
+            {"push_destination": proto_utils.proto_to_json(destination), **properties},
+        )
+        return pushed
+
+    return execute
+
+
 @pytest.mark.parametrize("blessed", [True, False])
-def test_executor_pushes_what_is_blessed(tmp_path, serving, blessed):
-    saved_model(tmp_path, "model")
-    model = standard_artifacts.Model()
-    model.uri = str(tmp_path / "model")
-    blessing = standard_artifacts.ModelBlessing()
-    blessing.uri = str(tmp_path / "blessing")
-    (tmp_path / "blessing").mkdir()
-    (tmp_path / "blessing" / ("BLESSED" if blessed else "NOT_BLESSED")).touch()
-    blessing.set_int_custom_property("blessed", int(blessed))
-    pushed = standard_artifacts.PushedModel()
-    pushed.uri = str(tmp_path / "pushed")
-    destination = pusher_pb2.PushDestination(
-        filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=str(serving))
-    )
-
-    executor.Executor().Do(
-        {"model": [model], "model_blessing": [blessing]},
-        {"pushed_model": [pushed]},
-        {"push_destination": proto_utils.proto_to_json(destination)},
-    )
-
+def test_executor_pushes_what_is_blessed(tmp_path, serving, execute, blessed):
+    pushed = execute(blessed=blessed)
     versions = pushed_versions(str(serving))
     assert pushed.get_int_custom_property("pushed") == blessed
     assert len(versions) == blessed
     if blessed:
+        place = serving / str(versions[0])
         assert pushed.get_string_custom_property("pushed_version") == str(versions[0])
-        assert pushed.get_string_custom_property("pushed_destination") == str(
-            serving / str(versions[0])
-        )
+        assert pushed.get_string_custom_property("pushed_destination") == str(place)
+        marker = json.loads((place / MARKER_FILE).read_text(encoding="utf-8"))
+        assert json.loads((tmp_path / "pushed" / MARKER_FILE).read_text("utf-8")) == marker
+        assert pushed.get_string_custom_property("pushed_sha256") == marker["sha256"]
+        assert (marker["model_uri"], marker["model_id"]) == (str(tmp_path / "model"), 5)
+        assert (marker["blessing_uri"], marker["blessing_id"]) == (str(tmp_path / "blessing"), 6)
+        assert marker["run_id"] == "monday"
+
+
+@pytest.fixture
+def server():
+    """A server as the client's tests know it; it serves what a test says."""
+    server = module_of(HERE.parent / "serving" / "conftest.py").FakeServer()
+    server.start()
+    yield server
+    server.stop()
+
+
+def served(server, *, pairs: bool = False):
+    """Lets a server load the next version that it is asked for."""
+    server.pairs = pairs
+    check = server._check
+
+    def loading(request, context, loaded: bool = True):
+        server.version = request.model_spec.version.value
+        server.states = {server.version: 30}
+        check(request, context, loaded)
+
+    server._check = loading
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_server_is_asked_for_the_new_version(serving, execute, server, pairs):
+    served(server, pairs=pairs)
+    execute(server=server.target, model_name="model", server_timeout=10.0)
+    (version,) = pushed_versions(str(serving))
+    (request,) = server.requests
+    assert request.model_spec.version.value == version
+    assert set(request.inputs) == ({"text_a", "text_b"} if pairs else {"text_a"})
+    record = json.loads((serving / str(version) / "served.json").read_text(encoding="utf-8"))
+    assert record["server"] == server.target
+
+
+def test_version_that_the_server_does_not_load_is_taken_back(serving, execute, server):
+    execute("old")
+    (old,) = pushed_versions(str(serving))
+    with pytest.raises(InputError) as caught:
+        execute(server=server.target, model_name="model", server_timeout=0.5)
+    assert pushed_versions(str(serving)) == [old]
+    taken = VersionFolder(str(serving)).versions()[-1]
+    assert taken.state is State.TAKEN_BACK
+    assert names(serving / f".taken-back-{taken.number}") == {MARKER_FILE, "taken_back.json"}
+    assert taken.change["reason"] == (
+        f"{server.target}, model 'model' version {taken.number}: not loaded within 0.5 s; the "
+        "server has only 7 AVAILABLE; does it watch this folder?"
+    )
+    message = str(caught.value)
+    assert message.startswith(f"version {taken.number} was taken back from {serving}, because")
+    assert f"{server.target}, model 'model' version {taken.number}: not loaded" in message
+    # It is no bad model, until somebody says so: the next run may push it.
+    served(server)
+    execute(server=server.target, model_name="model", server_timeout=10.0)
+    assert pushed_versions(str(serving))[-1] > taken.number
+
+
+def test_version_that_cannot_be_loaded_is_not_waited_for(serving, execute, server, monkeypatch):
+    monkeypatch.setattr(verification, "_ROUND_SECONDS", 0.3)
+    served(server)
+    answer = server._metadata
+
+    def failing(request, context):
+        server.states[request.model_spec.version.value] = 50
+        server._check = type(server)._check.__get__(server)
+        return answer(request, context)
+
+    server._server.stop(None).wait()
+    server._metadata = failing
+    target = server.start()
+    begun = time.monotonic()
+    with pytest.raises(InputError, match="the server cannot load it: NOT_FOUND: no variables"):
+        execute(server=target, model_name="model", server_timeout=60.0)
+    assert time.monotonic() - begun < 10
+    assert pushed_versions(str(serving)) == []
+
+
+def test_version_that_gives_no_answer_is_taken_back(serving, execute, server):
+    served(server)
+    server.script = [server.changed("probabilities", None)]
+    with pytest.raises(InputError, match=r"taken back.*without output probabilities"):
+        execute(server=server.target, model_name="model", server_timeout=10.0)
+    assert pushed_versions(str(serving)) == []
+
+
+def test_push_that_was_killed_before_the_answer_is_verified_by_the_next_run(
+    serving, execute, server, monkeypatch
+):
+    asked = {"server": server.target, "model_name": "model", "server_timeout": 0.5}
+    with monkeypatch.context() as context:
+        context.setattr(VersionFolder, "take_back", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            execute(**asked)
+    assert len(pushed_versions(str(serving))) == 1
+    with pytest.raises(InputError, match="was taken back"):
+        execute(**asked)
+    assert pushed_versions(str(serving)) == []
+
+
+@pytest.mark.parametrize("asked_before", [True, False])
+def test_version_that_was_good_is_not_taken_back_when_the_server_is_away(
+    serving, execute, server, asked_before
+):
+    asked = {"server": server.target, "model_name": "model", "server_timeout": 0.5}
+    served(server)
+    execute(**(asked if asked_before else {}))
+    versions = pushed_versions(str(serving))
+    server.stop()
+    with pytest.raises(InputError, match=r"earlier run and stays in .*not available"):
+        execute(**asked)
+    assert pushed_versions(str(serving)) == versions
+
+
+def test_older_version_that_is_there_is_not_asked_for(serving, execute, server, caplog):
+    execute("old")
+    execute("new")
+    pushed = execute("old", server=server.target, model_name="model", server_timeout=0.5)
+    old, new = pushed_versions(str(serving))
+    assert pushed.get_string_custom_property("pushed_version") == str(old)
+    assert f"version {new} is newer, so that one is served" in caplog.text
+
+
+# The component.
+
+
+def channels():
+    return {
+        "model": as_channel([standard_artifacts.Model()]),
+        "model_blessing": as_channel([standard_artifacts.ModelBlessing()]),
+    }
+
+
+def test_component_passes_the_server_on():
+    asked = {"server": "localhost:8500", "server_timeout": 7}
+    properties = ModelPusher(**channels(), base_directory="x", **asked).exec_properties
+    assert {name: properties[name] for name in asked} == asked
+    assert properties["model_name"] == "model"
+    without = ModelPusher(**channels(), base_directory="x").exec_properties
+    assert without.get("server") is without.get("model_name") is None
+
+
+def test_component_refuses_what_is_no_address():
+    with pytest.raises(InputError, match="8500"):
+        ModelPusher(**channels(), base_directory="x", server="http://localhost:8500/x")

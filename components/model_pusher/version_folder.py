@@ -1,0 +1,488 @@
+"""The folder of model versions that a server watches: what is there, and how it changes.
+
+TF Serving takes every child with a number for a name as a version, serves the highest one and
+passes over all other names. So what a child's name says is all the state there is:
+
+    <number>                a version; pushed.json in it says where it comes from
+    .staging-<number>       a version that is being copied
+    .rolled-back-<number>   hidden by a rollback, whole; its model is not pushed again
+    .taken-back-<number>    the server did not serve it; only the records are left
+    .pruned-<number>        being deleted
+    .writing-<number>       a file, on remote file systems only: <number> is not whole
+
+Loads no framework where the folder is on this machine.
+"""
+
+import dataclasses
+import datetime
+import enum
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bert_tfx.components.model_pusher.storage import Storage, copy_file, storage_of
+from bert_tfx.schema.errors import InputError
+
+_logger = logging.getLogger(__name__)
+
+MARKER_FILE = "pushed.json"
+SERVED_FILE = "served.json"
+ROLLED_BACK_FILE = "rolled_back.json"
+TAKEN_BACK_FILE = "taken_back.json"
+_RECORDS = (MARKER_FILE, SERVED_FILE, ROLLED_BACK_FILE, TAKEN_BACK_FILE)
+
+_STAGING = ".staging-"
+_ROLLED_BACK = ".rolled-back-"
+_TAKEN_BACK = ".taken-back-"
+_PRUNED = ".pruned-"
+_WRITING = ".writing-"
+_PREFIXES = (_STAGING, _ROLLED_BACK, _TAKEN_BACK, _PRUNED, _WRITING)
+_NAME = re.compile(f"({'|'.join(map(re.escape, _PREFIXES))}|)([0-9]+)")
+_MAX_VERSION = 2**63 - 1
+
+_SAVED_MODEL_FILE = "saved_model.pb"
+_ABOUT_FILE = os.path.join("assets.extra", "bert_tfx.json")
+
+
+class State(enum.Enum):
+    """What has become of a version."""
+
+    PUSHED = "pushed"
+    ROLLED_BACK = "rolled back"
+    TAKEN_BACK = "taken back"
+
+
+_PREFIX = {State.PUSHED: "", State.ROLLED_BACK: _ROLLED_BACK, State.TAKEN_BACK: _TAKEN_BACK}
+_CHANGE_FILE = {State.ROLLED_BACK: ROLLED_BACK_FILE, State.TAKEN_BACK: TAKEN_BACK_FILE}
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a model comes from; all of it goes into the marker, None where it is not known.
+
+    Attributes:
+        model_uri: Where the pipeline keeps the model.
+        model_id: The model's number in ML Metadata.
+        run_id: The pipeline run that pushed it.
+        blessing_uri: Where the verdict lies.
+        blessing_id: The verdict's number in ML Metadata.
+    """
+
+    model_uri: str | None = None
+    model_id: int | None = None
+    run_id: str | None = None
+    blessing_uri: str | None = None
+    blessing_id: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Version:
+    """A version that is or was served.
+
+    Attributes:
+        number: Its number.
+        state: What has become of it.
+        folder: Where it lies.
+        marker: What was noted at the push (`VersionFolder.push`); empty where another tool pushed.
+        change: What was noted when it was rolled back or taken back: `time`, and `to`, the version
+            that was gone back to, or `reason`.
+        about: What the model says of itself (`assets.extra/bert_tfx.json`).
+    """
+
+    number: int
+    state: State
+    folder: str
+    marker: Mapping[str, Any]
+    change: Mapping[str, Any]
+    about: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pushed:
+    """What a push has done.
+
+    Attributes:
+        number: The model's version.
+        folder: Its folder.
+        is_new: Whether this push made it; otherwise it was there already.
+        marker: What was noted when it was made.
+    """
+
+    number: int
+    folder: str
+    is_new: bool
+    marker: Mapping[str, Any]
+
+
+def pushed_versions(base_directory: str) -> list[int]:
+    """Returns the versions in a folder that a server watches, those that are whole, latest last."""
+    return VersionFolder(base_directory).numbers()
+
+
+def rolled_back_versions(base_directory: str) -> list[int]:
+    """Returns the versions that are hidden by a rollback, the latest last."""
+    return VersionFolder(base_directory).numbers(State.ROLLED_BACK)
+
+
+class VersionFolder:
+    """A folder of versions. Whoever changes it holds the lock (`lock.exclusive`).
+
+    Args:
+        base_directory: The folder; it may be missing where it is only looked at.
+    """
+
+    def __init__(self, base_directory: str) -> None:
+        self.path = base_directory
+        self._storage = storage_of(base_directory)
+
+    # === What is there ===
+
+    def numbers(self, state: State = State.PUSHED) -> list[int]:
+        """Returns the versions of a state, the latest last."""
+        found = self._found()
+        numbers = sorted(found[_PREFIX[state]])
+        if state is State.PUSHED:
+            return [number for number in numbers if number not in found[_WRITING]]
+        if self._storage.is_local:
+            return numbers
+        return [number for number in numbers if self._change(number, state)]
+
+    def versions(self) -> list[Version]:
+        """Returns all versions that are known of, in the order of their numbers."""
+        versions = [
+            self._version(number, state) for state in State for number in self.numbers(state)
+        ]
+        return sorted(versions, key=lambda version: (version.number, version.state.value))
+
+    def _version(self, number: int, state: State) -> Version:
+        shown = state is State.PUSHED
+        folder = self._folder(number) if shown else self._hidden(_PREFIX[state], number)
+        return Version(
+            number,
+            state,
+            folder,
+            marker=self._read(os.path.join(folder, MARKER_FILE)),
+            change={} if shown else self._change(number, state),
+            about=self._read(os.path.join(folder, _ABOUT_FILE)),
+        )
+
+    def _change(self, number: int, state: State) -> dict[str, Any]:
+        """Returns what was noted when a version was rolled back or taken back."""
+        return self._read(os.path.join(self._hidden(_PREFIX[state], number), _CHANGE_FILE[state]))
+
+    def _found(self) -> dict[str, dict[int, str]]:
+        """Returns the names by prefix and number."""
+        found: dict[str, dict[int, str]] = {prefix: {} for prefix in ("", *_PREFIXES)}
+        for name in self._storage.names(self.path):
+            if (match := _NAME.fullmatch(name)) and int(match[2]) <= _MAX_VERSION:
+                found[match[1]][int(match[2])] = name
+        return found
+
+    def _folder(self, number: int) -> str:
+        # A person may have written 007.
+        return os.path.join(self.path, self._found()[""].get(number, str(number)))
+
+    def _hidden(self, prefix: str, number: int) -> str:
+        return os.path.join(self.path, f"{prefix}{number}")
+
+    def _read(self, path: str) -> dict[str, Any]:
+        """Returns a record; an empty one where there is none, or none that can be understood."""
+        try:
+            content = json.loads(self._storage.read(path))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    # === Push ===
+
+    def push(self, model_path: str, origin: Origin, server: str | None = None) -> Pushed:
+        """Adds a SavedModel as the highest version, unless it is there already.
+
+        What earlier calls left unfinished when they were killed is finished or removed first.
+
+        Args:
+            model_path: The SavedModel.
+            origin: Where it comes from.
+            server: The server that shall be asked for it; noted in the marker.
+
+        Returns:
+            The version: seconds since 1970, or one more than the highest number that was ever used
+            where that is higher. Where this very model is there already, its version.
+
+        Raises:
+            InputError: If it is no SavedModel, or a rollback has hidden this very model.
+        """
+        source = storage_of(model_path)
+        sizes = source.sizes(model_path)
+        if _SAVED_MODEL_FILE not in sizes:
+            raise InputError(f"{model_path}: no SavedModel; {_SAVED_MODEL_FILE} is missing")
+        self.clean_up()
+        hashes = {name: source.sha256(os.path.join(model_path, name)) for name in sizes}
+        fingerprint = _fingerprint(hashes)
+        for number in reversed(self.numbers()):
+            if self._is_model(number, sizes, fingerprint):
+                folder = self._folder(number)
+                marker = self._read(os.path.join(folder, MARKER_FILE))
+                return Pushed(number, folder, is_new=False, marker=marker)
+        for number in self.numbers(State.ROLLED_BACK):
+            if self._change(number, State.ROLLED_BACK).get("sha256") == fingerprint:
+                raise InputError(
+                    f"{self.path}: this very model was rolled back as version {number} and is not "
+                    f"pushed again; `bert-tfx rollback --serving {self.path} --undo` brings it back"
+                )
+
+        number = max(int(time.time()), self._highest() + 1)
+        marker = {
+            "version": number,
+            "time": _now(),
+            **dataclasses.asdict(origin),
+            "server": server,
+            "sha256": fingerprint,
+            "files": hashes,
+            "bert_tfx": importlib.metadata.version("bert-tfx"),
+        }
+        target = os.path.join(self.path, str(number))
+        if self._storage.is_local:
+            staging = self._hidden(_STAGING, number)
+            _copy(source, model_path, self._storage, staging, sizes)
+            self._write(os.path.join(staging, MARKER_FILE), marker)
+            self._storage.sync(staging)
+            self._storage.rename_folder(staging, target)
+        else:
+            self._write(self._hidden(_WRITING, number), {"time": _now()})
+            _copy(source, model_path, self._storage, target, sizes)
+            self._write(os.path.join(target, MARKER_FILE), marker)
+            self._storage.remove_file(self._hidden(_WRITING, number))
+        return Pushed(number, target, is_new=True, marker=marker)
+
+    def is_accepted(self, number: int) -> bool:
+        """Whether a version needs not prove itself: no server was to be asked, or it has answered.
+
+        A push that was killed before the server answered leaves one that is not.
+        """
+        folder = self._folder(number)
+        asked = self._read(os.path.join(folder, MARKER_FILE)).get("server")
+        return not asked or self._storage.exists(os.path.join(folder, SERVED_FILE))
+
+    def accept(self, number: int, server: str) -> None:
+        """Notes that a server has answered with a version."""
+        path = os.path.join(self._folder(number), SERVED_FILE)
+        self._write(path, {"server": server, "time": _now()})
+
+    def take_back(self, number: int, reason: str) -> None:
+        """Removes a version that is not served; its records stay, and its number stays taken."""
+        self._hide(number, _TAKEN_BACK, TAKEN_BACK_FILE, {"time": _now(), "reason": reason})
+        self._strip(self._hidden(_TAKEN_BACK, number))
+
+    def _highest(self) -> int:
+        return max((n for numbers in self._found().values() for n in numbers), default=0)
+
+    def _is_model(self, number: int, sizes: Mapping[str, int], fingerprint: str) -> bool:
+        """Whether a version is the model of such files."""
+        if marked := self._read(os.path.join(self._folder(number), MARKER_FILE)).get("sha256"):
+            return bool(marked == fingerprint)
+        folder = self._folder(number)
+        there = {n: s for n, s in self._storage.sizes(folder).items() if n not in _RECORDS}
+        return there == sizes and self._hashed(number) == fingerprint
+
+    def _hashed(self, number: int) -> str:
+        folder = self._folder(number)
+        names = [name for name in self._storage.sizes(folder) if name not in _RECORDS]
+        return _fingerprint({n: self._storage.sha256(os.path.join(folder, n)) for n in names})
+
+    # === Rollback ===
+
+    def to_roll_back(self, to: int | None = None) -> list[int]:
+        """Returns the versions above the one to go back to, the lowest first.
+
+        Args:
+            to: Which one; by default the one before the latest.
+
+        Raises:
+            InputError: If it is not there, or there is nothing to go back from.
+        """
+        there = self.numbers()
+        if len(there) < 2:
+            raise InputError(
+                f"{self.path}: there is "
+                + ("no version" if not there else f"only version {there[0]}")
+                + ", so there is none to go back to"
+            )
+        to = there[-2] if to is None else to
+        if to in self.numbers(State.ROLLED_BACK) and to not in there:
+            raise InputError(
+                f"{self.path}: version {to} was itself rolled back; --undo brings it back"
+            )
+        if to not in there:
+            listed = ", ".join(map(str, there))
+            raise InputError(f"{self.path}: there is no version {to}; there are {listed}")
+        if to == there[-1]:
+            raise InputError(f"{self.path}: version {to} is the latest already")
+        return [number for number in there if number > to]
+
+    def roll_back(self, numbers: Iterable[int]) -> None:
+        """Hides versions (`to_roll_back`), so that the server goes back to the one below them."""
+        hidden = self.numbers(State.ROLLED_BACK)
+        changes = [self._change(number, State.ROLLED_BACK) for number in hidden]
+        ordinal = 1 + max((change.get("rollback", 0) for change in changes), default=0)
+        numbers = sorted(numbers)
+        to = max(number for number in self.numbers() if number < numbers[0])
+        # The highest one goes last: a server that looks meanwhile must not take one in between.
+        for number in numbers:
+            marker = self._read(os.path.join(self._folder(number), MARKER_FILE))
+            change = {
+                "time": _now(),
+                "rollback": ordinal,
+                "to": to,
+                "sha256": marker.get("sha256") or self._hashed(number),
+            }
+            self._hide(number, _ROLLED_BACK, ROLLED_BACK_FILE, change)
+
+    def to_restore(self) -> list[int]:
+        """Returns the versions that the last rollback has hidden, the lowest first.
+
+        Raises:
+            InputError: If none is hidden.
+        """
+        hidden = {
+            number: self._change(number, State.ROLLED_BACK).get("rollback", 0)
+            for number in self.numbers(State.ROLLED_BACK)
+        }
+        if not hidden:
+            raise InputError(f"{self.path}: no version is rolled back, so there is nothing to undo")
+        last = max(hidden.values())
+        return sorted(number for number, ordinal in hidden.items() if ordinal == last)
+
+    def restore(self, numbers: Iterable[int]) -> None:
+        """Brings back versions that a rollback has hidden (`to_restore`)."""
+        # The highest one comes first, for the same reason as it goes last.
+        for number in sorted(numbers, reverse=True):
+            source = self._hidden(_ROLLED_BACK, number)
+            target = os.path.join(self.path, str(number))
+            if self._storage.is_local:
+                self._storage.rename_folder(source, target)
+                self._storage.remove_file(os.path.join(target, ROLLED_BACK_FILE))
+            else:
+                names = self._storage.sizes(source).keys() - {ROLLED_BACK_FILE}
+                self._write(self._hidden(_WRITING, number), {"time": _now()})
+                _copy(self._storage, source, self._storage, target, names)
+                self._storage.remove_file(self._hidden(_WRITING, number))
+                # Gone first: a hidden copy without it does not count.
+                self._storage.remove_file(os.path.join(source, ROLLED_BACK_FILE))
+                self._storage.remove_folder(source)
+
+    # === Removal ===
+
+    def to_prune(self, keep: int, served: Iterable[int] = ()) -> list[int]:
+        """Returns the versions that can go, the lowest first.
+
+        Args:
+            keep: How many of the latest ones stay.
+            served: Others that stay.
+
+        Raises:
+            InputError: If `keep` is less than 1.
+        """
+        if keep < 1:
+            raise InputError(f"--keep must be at least 1. Received: {keep}")
+        return [number for number in self.numbers()[:-keep] if number not in set(served)]
+
+    def prune(self, numbers: Iterable[int]) -> None:
+        """Deletes versions (`to_prune`), and the records of versions taken back before the last."""
+        for number in sorted(numbers):
+            if self._storage.is_local:
+                self._storage.rename_folder(self._folder(number), self._hidden(_PRUNED, number))
+                self._storage.remove_folder(self._hidden(_PRUNED, number))
+            else:
+                self._remove_remote(number)
+        highest = self._highest()
+        for number in self.numbers(State.TAKEN_BACK):
+            # The highest number of all stays known: the next one must lie above it.
+            if number < highest:
+                self._storage.remove_folder(self._hidden(_TAKEN_BACK, number))
+
+    def clean_up(self) -> None:
+        """Finishes or removes what calls that were killed have left behind."""
+        found = self._found()
+        for prefix in (_STAGING, _PRUNED):
+            for name in found[prefix].values():
+                self._storage.remove_folder(os.path.join(self.path, name))
+        for number in found[_TAKEN_BACK]:
+            self._strip(self._hidden(_TAKEN_BACK, number))
+        if self._storage.is_local:
+            return
+        for state in (State.ROLLED_BACK, State.TAKEN_BACK):
+            for number in found[_PREFIX[state]]:
+                if not self._change(number, state):
+                    self._storage.remove_folder(self._hidden(_PREFIX[state], number))
+                elif number in found[""]:
+                    self._remove_remote(number)
+        for number, name in self._found()[_WRITING].items():
+            if self._storage.exists(os.path.join(self._folder(number), MARKER_FILE)):
+                self._storage.remove_file(os.path.join(self.path, name))
+            else:
+                self._remove_remote(number)
+
+    def _hide(self, number: int, prefix: str, name: str, record: Mapping[str, Any]) -> None:
+        """Puts a version where no server looks, with a record of why."""
+        folder, hidden = self._folder(number), self._hidden(prefix, number)
+        if self._storage.is_local:
+            self._write(os.path.join(folder, name), record)
+            self._storage.rename_folder(folder, hidden)
+        else:
+            names = {*self._storage.sizes(folder)}
+            if prefix == _TAKEN_BACK:
+                names &= {*_RECORDS}
+            _copy(self._storage, folder, self._storage, hidden, names)
+            # Last: a hidden copy without it does not count.
+            self._write(os.path.join(hidden, name), record)
+            self._remove_remote(number)
+
+    def _remove_remote(self, number: int) -> None:
+        writing, folder = self._hidden(_WRITING, number), self._folder(number)
+        self._write(writing, {"time": _now()})
+        self._storage.remove_file(os.path.join(folder, MARKER_FILE))
+        self._storage.remove_folder(folder)
+        self._storage.remove_file(writing)
+
+    def _strip(self, folder: str) -> None:
+        """Leaves only the records in a folder."""
+        for name in self._storage.names(folder):
+            path = os.path.join(folder, name)
+            if name in _RECORDS:
+                continue
+            if self._storage.is_folder(path):
+                self._storage.remove_folder(path)
+            else:
+                self._storage.remove_file(path)
+
+    def _write(self, path: str, record: Mapping[str, Any]) -> None:
+        content = json.dumps(record, ensure_ascii=False, indent=1) + "\n"
+        self._storage.write(path, content.encode())
+
+
+def _copy(
+    source: Storage, folder: str, target: Storage, target_folder: str, names: Iterable[str]
+) -> None:
+    """Copies a model's files; `saved_model.pb`, without which nothing loads it, comes late.
+
+    The marker is later still: it says that all the others are there.
+    """
+    last = (_SAVED_MODEL_FILE, MARKER_FILE)
+    for name in sorted(names, key=lambda name: (name in last, name == MARKER_FILE, name)):
+        copy_file(source, os.path.join(folder, name), target, os.path.join(target_folder, name))
+
+
+def _fingerprint(hashes: Mapping[str, str]) -> str:
+    """Returns one SHA-256 for files, by their names and SHA-256."""
+    return hashlib.sha256(json.dumps(sorted(hashes.items())).encode()).hexdigest()
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
