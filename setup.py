@@ -32,11 +32,13 @@ CLIENT = ["grpcio", "protobuf>=3.20.3,<7"]
 # The ranges span TFX 1.16 to 1.21; requirements/ pins the one that is tested.
 PIPELINE = [
     "absl-py",
+    "aiohttp>=3.9,<4",
     "apache-beam>=2.47,<3",
     "dill",  # undeclared by TensorFlow Transform and tfx-bsl, which import it
     "keras>=3.12,<4",
     "ml-metadata>=1.16,<1.22",
     "numpy>=1.26,<3",
+    "prometheus-client>=0.20,<1",
     "requests>=2.31,<3",
     "safetensors>=0.4,<1",
     "scikit-learn>=1.3,<2",

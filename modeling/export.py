@@ -8,7 +8,6 @@ Beside the graph lies what a model server and its operators need: requests to wa
 description, batching parameters.
 """
 
-import hashlib
 import json
 import os
 import pathlib
@@ -20,6 +19,7 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 from tensorflow.core.protobuf import saved_model_pb2
 
+from bert_tfx.modeling.archives import sha256_of
 from bert_tfx.modeling.features import NUM_TOKENS, NUM_TRUNCATED, SEGMENT_IDS, TOKEN_IDS
 from bert_tfx.modeling.trained_model import TrainedModel, library_versions
 from bert_tfx.schema.tasks import TEXT_A, TEXT_B
@@ -67,7 +67,11 @@ class ServedClassifier(tf.Module):
         is_pair: bool,
     ) -> None:
         super().__init__()
-        self.classifier = classifier
+        # Not as an attribute that tf.Module tracks: Keras would put a copy of each variable into
+        # the saved graph, and restore the copies alone. TensorFlow's own loader sees through that,
+        # TF Serving does not, and answers that it could not find the variable.
+        object.__setattr__(self, "classifier", classifier)
+        self._variables = [variable.value for variable in classifier.variables]
         self.transform = transform
         self._labels = list(labels)
         self._text_features = (TEXT_A, TEXT_B) if is_pair else (TEXT_A,)
@@ -249,9 +253,9 @@ def save_for_serving(
         "training": model.training,
         "versions": library_versions(),
         "sha256": {
-            "vocabulary": _sha256(model.vocab_file),
-            "graph": _sha256(os.path.join(directory, "saved_model.pb")),
-            "weights": _sha256(
+            "vocabulary": sha256_of(model.vocab_file),
+            "graph": sha256_of(os.path.join(directory, "saved_model.pb")),
+            "weights": sha256_of(
                 os.path.join(directory, "variables", "variables.data-00000-of-00001")
             ),
         },
@@ -331,11 +335,3 @@ def _warmup_requests(text_features: Sequence[str]) -> Iterable[bytes]:
                 predict_log=prediction_log_pb2.PredictLog(request=request)
             )
             yield log.SerializeToString()
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -8,13 +8,23 @@ import re
 import sys
 from collections.abc import Sequence
 
-from bert_tfx.pipeline.commands import convert, export, predict, presets, run, test, train, versions
+from bert_tfx.pipeline.commands import (
+    convert,
+    export,
+    predict,
+    presets,
+    run,
+    serve,
+    test,
+    train,
+    versions,
+)
 from bert_tfx.schema.errors import InputError
 
 EXIT_INPUT_ERROR = 2
 EXIT_INTERRUPTED = 130
 
-_COMMANDS = (run, train, test, export, convert, presets, predict, versions)
+_COMMANDS = (run, train, test, export, convert, presets, serve, predict, versions)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
