@@ -3,6 +3,7 @@
 import argparse
 import os
 
+from bert_tfx.pipeline.commands import options
 from bert_tfx.pipeline.console import quieten
 from bert_tfx.pipeline.pretrained import checkpoint_folder
 from bert_tfx.schema.errors import InputError
@@ -17,16 +18,12 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "model.safetensors and vocab.txt, for transformers and all that read its format.",
     )
     parser.set_defaults(command=run)
-    parser.add_argument(
-        "--model-path",
-        "--save-dir",
-        dest="model_path",
-        required=True,
+    options.add_trained_model(
+        parser,
         metavar="PATH",
-        help="a trained model's folder, or a checkpoint as `bert-tfx train --pretrained` takes it",
+        text="a trained model's folder, or a checkpoint as `bert-tfx train --pretrained` takes it",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="the folder to write")
-    parser.add_argument("--verbose", action="store_true", help="show TensorFlow's logs, too")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import uuid
 
+from bert_tfx.pipeline.commands import options
 from bert_tfx.pipeline.console import quieten
 from bert_tfx.schema.errors import InputError
 
@@ -19,14 +20,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "and probabilities out, with the signatures of the pipeline's models.",
     )
     parser.set_defaults(command=run)
-    parser.add_argument(
-        "--model-path",
-        "--save-dir",
-        dest="model_path",
-        required=True,
-        metavar="DIR",
-        help="the trained model: its folder, or the classifier.keras in it",
-    )
+    options.add_trained_model(parser)
     parser.add_argument(
         "--export-model-dir",
         required=True,
@@ -40,7 +34,6 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         metavar="N",
         help="the model goes to DIR/N (default: 1)",
     )
-    parser.add_argument("--verbose", action="store_true", help="show TensorFlow's logs, too")
 
 
 def run(arguments: argparse.Namespace) -> int:

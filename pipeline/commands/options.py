@@ -42,6 +42,19 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_trained_model(
+    parser: argparse.ArgumentParser,
+    *,
+    metavar: str = "DIR",
+    text: str = "the trained model: its folder, or the classifier.keras in it",
+) -> None:
+    """Adds the option that names a model that was trained, and the one for more logs."""
+    parser.add_argument(
+        "--save-dir", "--model-path", dest="model_path", required=True, metavar=metavar, help=text
+    )
+    parser.add_argument("--verbose", action="store_true", help="show TensorFlow's logs, too")
+
+
 def add_task(group: argparse._ArgumentGroup) -> None:
     """Adds the options that name a task and its files."""
     group.add_argument(

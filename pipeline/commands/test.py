@@ -27,14 +27,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "label's precision, recall and F1, the confusion matrix and the rows answered in a second.",
     )
     parser.set_defaults(command=run)
-    parser.add_argument(
-        "--save-dir",
-        "--model-path",
-        dest="model_path",
-        required=True,
-        metavar="DIR",
-        help="the trained model: its folder, or the classifier.keras in it",
-    )
+    options.add_trained_model(parser)
     options.add_task(parser.add_argument_group("the rows"))
     parser.add_argument(
         "--split",
@@ -53,7 +46,6 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         metavar="FILE",
         help="TSV file for each row's prediction, label, probability of the prediction, and text",
     )
-    parser.add_argument("--verbose", action="store_true", help="show TensorFlow's logs, too")
 
 
 def run(arguments: argparse.Namespace) -> int:
