@@ -1,19 +1,17 @@
-"""Latency and throughput of a served model: `bert-tfx serve` in a process of its own, asked by N.
+"""Latency and throughput of a served model, in a process of its own, asked by N callers.
 
-Each client asks, waits for the answer, and asks again (a closed loop), over one connection for all.
+The server is TensorFlow Serving where it is installed, else `bert-tfx serve`. Each caller asks,
+waits for the answer, and asks again (a closed loop), over one connection for all.
 """
 
 import argparse
-import asyncio
 import os
 import pathlib
-import random
-import subprocess
 import sys
 import tempfile
-import time
 
-from bert_tfx.serving.client import AsyncClient
+from bert_tfx.serving.load import measure
+from bert_tfx.serving.server_process import model_server
 
 # Written for this benchmark; about as long as the rows of the published tasks.
 TEXTS = (
@@ -33,58 +31,33 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=4, metavar="N", help="default: 4")
     parser.add_argument("--seconds", type=float, default=10.0, help="for each row (default: 10)")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32], help="default: 1 32")
-    arguments, options = parser.parse_known_args()
-    print(f"load: {' '.join(f'{load:.1f}' for load in os.getloadavg())}, {os.cpu_count()} cores")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        port_file = pathlib.Path(folder, "port")
-        begun = time.monotonic()
-        command = [sys.executable, "-m", "bert_tfx.pipeline.cli", "serve", "--model"]
-        command += [arguments.model, "--port", "0", "--port-file", str(port_file), *options]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-            try:
-                print(server.stdout.readline().strip() if server.stdout else "")
-                if not port_file.exists():
-                    return 1
-                print(f"ready after {time.monotonic() - begun:.1f} s")
-                target = f"127.0.0.1:{port_file.read_text().split()[0]}"
-                asyncio.run(_measure(target, arguments))
-            finally:
-                server.terminate()
+        log_file = str(pathlib.Path(folder, "server.log"))
+        with model_server(arguments.model, log_file=log_file) as server:
+            print(f"{server.program}: ready after {server.seconds:.1f} s, {os.cpu_count()} cores")
+            print("| callers | rows a request | p50 ms | p99 ms | requests/s | rows/s |")
+            print("| --- | --- | --- | --- | --- | --- |")
+            for callers in sorted({1, arguments.clients}):
+                for rows in arguments.batches:
+                    load = measure(
+                        server.target,
+                        TEXTS,
+                        rows=rows,
+                        callers=callers,
+                        seconds=arguments.seconds,
+                        warm_up=1.0,
+                    )
+                    print(
+                        f"| {callers} | {rows} | {load.p50:.1f} | {load.p99:.1f} | "
+                        f"{load.rows_per_second / rows:.1f} | {load.rows_per_second:.1f} |",
+                        flush=True,
+                    )
+            memory = server.peak_memory()
+        print(f"load: {' '.join(f'{load:.1f}' for load in os.getloadavg())}")
+        if memory is not None:
+            print(f"memory of the server: {memory / 1e6:,.0f} MB at most")
     return 0
-
-
-async def _measure(target: str, arguments: argparse.Namespace) -> None:
-    print("| clients | rows a request | p50 ms | p99 ms | requests/s | rows/s |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    async with AsyncClient(target, timeout=60, batch_size=max(arguments.batches)) as client:
-        for clients in sorted({1, arguments.clients}):
-            for rows in arguments.batches:
-                # Whatever comes first is slow.
-                await _asked(client, rows, time.monotonic() + 1.0)
-                begun = time.monotonic()
-                until = begun + arguments.seconds
-                asked = await asyncio.gather(
-                    *(_asked(client, rows, until, seed) for seed in range(clients))
-                )
-                seconds = time.monotonic() - begun
-                times = sorted(1e3 * t for ts in asked for t in ts)
-                p50, p99 = (times[int(share * (len(times) - 1))] for share in (0.5, 0.99))
-                rate = len(times) / seconds
-                print(
-                    f"| {clients} | {rows} | {p50:.1f} | {p99:.1f} | {rate:.1f} | "
-                    f"{rate * rows:.1f} |",
-                    flush=True,
-                )
-
-
-async def _asked(client: AsyncClient, rows: int, until: float, seed: int = 0) -> list[float]:
-    """Asks until the time is over; returns the seconds of each request."""
-    rng = random.Random(seed)
-    times = []
-    while (begun := time.monotonic()) < until:
-        await client.predict(rng.choices(TEXTS, k=rows))
-        times.append(time.monotonic() - begun)
-    return times
 
 
 if __name__ == "__main__":

@@ -233,15 +233,20 @@ class Config:
     @property
     def beam_pipeline_args(self) -> list[str]:
         """Flags that name the Beam engine; without them Beam takes what it happens to find."""
-        return [
-            # `DirectRunner` would try another runner first, and download it where it can.
-            "--runner=FnApiRunner",
-            f"--direct_running_mode={self.beam_runner}",
-            f"--direct_num_workers={1 if self.beam_runner == 'in_memory' else 0}",
-            # Workers run in this environment. Without a package or an image named, TFX would build
-            # a source distribution of itself for them at the start of each component.
-            "--sdk_container_image=unused",
-        ]
+        return beam_arguments(self.beam_runner)
+
+
+def beam_arguments(runner: str) -> list[str]:
+    """Returns the flags for a name of `BEAM_RUNNERS`."""
+    return [
+        # `DirectRunner` would try another runner first, and download it where it can.
+        "--runner=FnApiRunner",
+        f"--direct_running_mode={runner}",
+        f"--direct_num_workers={1 if runner == 'in_memory' else 0}",
+        # Workers run in this environment. Without a package or an image named, TFX would build
+        # a source distribution of itself for them at the start of each component.
+        "--sdk_container_image=unused",
+    ]
 
 
 def _kinds(dataclass: type) -> dict[str, Any]:

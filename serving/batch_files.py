@@ -8,31 +8,22 @@ when it is whole.
 import contextlib
 import dataclasses
 import fcntl
-import gzip
-import hashlib
 import io
 import itertools
 import json
 import os
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, cast
 
 from bert_tfx.schema.errors import InputError
-from bert_tfx.schema.rows import Misfit, RowParser, read_lines, read_rows
-from bert_tfx.schema.tasks import TEXT_A, TEXT_B, TsvFiles, read_first_line
+from bert_tfx.schema.rows import Misfit
+from bert_tfx.schema.tasks import TEXT_A, TEXT_B
 from bert_tfx.serving.client import Client
 from bert_tfx.serving.errors import BadAnswer
 from bert_tfx.serving.model_api import SERVE_TEXT, Prediction
+from bert_tfx.serving.tsv_table import Table, answered_line, check_target
 
-PREDICTION = "prediction"
-PROBABILITY = "probability"
-MODEL_VERSION = "model_version"
-ADDED_COLUMNS = (PREDICTION, PROBABILITY, MODEL_VERSION)
-
-# So many rows that do not fit are named in a message.
-_NAMED = 5
 # Rows that a kill may lose, to be asked for again.
 _ROWS_PER_FLUSH = 64
 
@@ -90,37 +81,19 @@ def predict_file(
             already, or a partial one belongs to another input.
         ServingError: If the server fails; what was written until then is kept.
     """
-    if os.path.exists(target):
-        raise InputError(f"{target}: exists already; remove it, or name another output")
-    if not os.path.isdir(os.path.dirname(os.path.abspath(target))):
-        raise InputError(f"{target}: its folder does not exist")
-    first_line = _decoded(read_first_line(source), f"{source}, line 1")
-    table = _Table(
-        source,
-        _files(source, first_line, text_a, text_b, has_header, pairs=_takes_pairs(client)),
+    check_target(target)
+    table = Table(
+        source, pairs=_takes_pairs(client), text_a=text_a, text_b=text_b, has_header=has_header
     )
-    scan = table.scan()
-    if scan.rejects > max_rejects:
-        named = "\n  ".join(scan.first_rejects)
-        raise InputError(
-            f"{scan.rejects:,} rows do not fit (--max-rejects allows {max_rejects:,}). The first:"
-            f"\n  {named}"
-        )
-    if not scan.rows:
-        raise InputError(f"{source}: there is no row to predict")
-    begun_for = {
-        "input": scan.sha256,
-        "columns": [table.files.columns.index(name) + 1 for name in table.texts],
-        "header": has_header,
-        "asked_of": asked_of,
-    }
-    with _partial(target, begun_for, _output_header(table)) as (file, resumed):
+    scan = table.scan(max_rejects)
+    begun_for = table.begun_for(scan, asked_of)
+    with _partial(target, begun_for, table.output_header()) as (file, resumed):
         if resumed > scan.rows:
             raise InputError(f"{file.name}: has more rows than {source}; remove it to begin anew")
         done = resumed
         progress(done, scan.rows)
         for line, prediction in _answered(client, table, skip=resumed):
-            file.write(b"%b\t%b\n" % (line, _fields(prediction)))
+            file.write(answered_line(line, prediction))
             done += 1
             if done % _ROWS_PER_FLUSH == 0:
                 file.flush()
@@ -135,76 +108,6 @@ def predict_file(
     return Written(done, resumed, scan.rejects, scan.first_rejects)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Scan:
-    """What a first reading of the input found; `sha256` is that of its lines."""
-
-    rows: int
-    rejects: int
-    first_rejects: tuple[str, ...]
-    sha256: str
-
-
-class _Table:
-    """The input file, its columns known."""
-
-    def __init__(self, path: str, files: TsvFiles) -> None:
-        self.path = path
-        self.files = files
-        self.texts = tuple(name for name in (TEXT_A, TEXT_B) if name in files.columns)
-        self._parse = RowParser(files, ())
-
-    def rows(self, digest: "hashlib._Hash | None" = None) -> Iterator[tuple[int, bytes, object]]:
-        """Yields line number, line, and the texts or why the row does not fit."""
-        try:
-            with _opened(self.path) as file:
-                lines = read_lines(file)
-                if digest is not None:
-                    lines = _hashed(lines, digest)
-                for number, line in read_rows(lines, self.files, self.path):
-                    features = self._parse(line)
-                    if isinstance(features, Misfit):
-                        yield number, line, features
-                        continue
-                    texts = tuple(cast(bytes, features[name]).decode() for name in self.texts)
-                    yield number, line, texts if len(texts) > 1 else texts[0]
-        except (OSError, EOFError, zlib.error) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"{self.path}: cannot be read: {reason}") from error
-
-    def scan(self) -> _Scan:
-        """Reads the whole file."""
-        digest = hashlib.sha256()
-        rows = rejects = 0
-        named: list[str] = []
-        for number, _, row in self.rows(digest):
-            if not isinstance(row, Misfit):
-                rows += 1
-                continue
-            rejects += 1
-            if len(named) < _NAMED:
-                column = f", {row.column}" if row.column else ""
-                named.append(f"{self.path}, line {number}{column}: {row.reason}")
-        return _Scan(rows, rejects, tuple(named), digest.hexdigest())
-
-
-def _opened(path: str) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb"))
-
-
-def _hashed(lines: Iterator[bytes], digest: "hashlib._Hash") -> Iterator[bytes]:
-    for line in lines:
-        digest.update(line + b"\n")
-        yield line
-
-
-def _decoded(line: bytes, where: str) -> str:
-    try:
-        return line.decode()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not UTF-8 at byte {error.start}") from error
-
-
 def _takes_pairs(client: Client) -> bool:
     signature = client.metadata().signatures.get(SERVE_TEXT)
     if signature is None or TEXT_A not in signature.inputs:
@@ -215,62 +118,7 @@ def _takes_pairs(client: Client) -> bool:
     return TEXT_B in signature.inputs
 
 
-def _files(
-    path: str,
-    first_line: str,
-    text_a: str | None,
-    text_b: str | None,
-    has_header: bool,
-    *,
-    pairs: bool,
-) -> TsvFiles:
-    """Finds the columns of the texts.
-
-    Raises:
-        InputError: If there is none of that name or number, or more than one.
-    """
-    found = first_line.split("\t")
-    if not first_line:
-        raise InputError(f"{path}, line 1: is empty; expected a header, or a row (--no-header)")
-    if text_b is not None and not pairs:
-        raise InputError("--text-b: the model takes single texts, no pairs")
-    wanted = {TEXT_A: text_a or (TEXT_A if has_header else "1")}
-    if pairs:
-        wanted[TEXT_B] = text_b or (TEXT_B if has_header else "2")
-    names = found if has_header else [str(number) for number in range(1, len(found) + 1)]
-    columns = [f"column {number}" for number in range(1, len(found) + 1)]
-    for feature, name in wanted.items():
-        option = f"--{feature.replace('_', '-')}"
-        if names.count(name) != 1:
-            there = f"there is {'none' if name not in names else 'more than one'}"
-            raise InputError(
-                f"{path}, line 1: {there} of the column {name!r} for the model's {feature}; "
-                f"{option} names one of {', '.join(map(repr, names))}"
-            )
-        index = names.index(name)
-        if columns[index] in wanted:
-            raise InputError(f"{option}: column {name!r} is the other text already")
-        columns[index] = feature
-    if has_header and (twice := set(found) & set(ADDED_COLUMNS)):
-        raise InputError(
-            f"{path}, line 1: has a column {', '.join(sorted(twice))} already; the output would "
-            "have it twice"
-        )
-    return TsvFiles(path, tuple(columns), tuple(found) if has_header else None)
-
-
-def _output_header(table: _Table) -> bytes:
-    if table.files.header is None:
-        return b""
-    return "\t".join((*table.files.header, *ADDED_COLUMNS)).encode() + b"\n"
-
-
-def _fields(prediction: Prediction) -> bytes:
-    probability = f"{prediction.probability:.6f}"
-    return "\t".join([prediction.label, probability, str(prediction.model_version)]).encode()
-
-
-def _answered(client: Client, table: _Table, skip: int) -> Iterator[tuple[bytes, Prediction]]:
+def _answered(client: Client, table: Table, skip: int) -> Iterator[tuple[bytes, Prediction]]:
     """Yields the lines and their predictions, after the first `skip` rows that fit."""
     lines: deque[bytes] = deque()
 

@@ -100,3 +100,38 @@ def vocab_file(tmp_path_factory) -> pathlib.Path:
     tokens = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *OTHER)
     path.write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def export_model(vocab_file) -> Callable[..., pathlib.Path]:
+    """Exports an untrained small model into a folder; another seed has other weights."""
+
+    def export_model(
+        folder: pathlib.Path, task: str = "sst2", *, seed: int = 1, num_layers: int = 1
+    ) -> pathlib.Path:
+        # Here, so that tests that do without need not wait for the frameworks.
+        import keras
+
+        from bert_tfx.modeling import export
+        from bert_tfx.modeling.bert import BertEncoder
+        from bert_tfx.modeling.classifier import TextClassifier
+        from bert_tfx.modeling.trained_model import TrainedModel
+        from bert_tfx.schema.tasks import TASKS
+
+        keras.utils.set_random_seed(seed)
+        encoder = BertEncoder(
+            vocab_size=len(vocab_file.read_text(encoding="utf-8").splitlines()),
+            hidden_dim=16,
+            num_layers=num_layers,
+            num_heads=2,
+            intermediate_dim=32,
+            max_length=16,
+            initializer_range=0.5,
+        )
+        model = TrainedModel(
+            TextClassifier(encoder, num_labels=2), TASKS[task], str(vocab_file), True, 16, 0.0, {}
+        )
+        export.save_for_serving(model, str(folder))
+        return folder
+
+    return export_model

@@ -8,16 +8,29 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from bert_tfx.components.model_pusher.version_folder import State, VersionFolder
+from bert_tfx.pipeline.config import BEAM_RUNNERS, beam_arguments
+from bert_tfx.pipeline.console import Console, logged, quieten
 from bert_tfx.schema.errors import InputError
 from bert_tfx.serving import DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    from bert_tfx.serving.batch_files import Written
     from bert_tfx.serving.client import Client
 
 EXIT_SERVER = 4
 """The server cannot be reached, is too slow, or fails: the same command may do later."""
 
 _USER_ERROR = 2
+_OF_A_SERVER = [
+    "version_label",
+    "tls",
+    "tls_ca",
+    "tls_cert",
+    "tls_key",
+    "tls_server_name",
+    "token_file",
+]
 _SECONDS_PER_LINE = 5.0
 
 
@@ -25,20 +38,21 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     """Declares the command."""
     parser = commands.add_parser(
         "predict",
-        help="ask a served model",
+        help="ask a served or an exported model",
         description="Asks a model on TensorFlow Serving, or on `bert-tfx serve`, for the label of "
-        "a text or pair, or of all rows of a TSV file. Exit code 2: a mistake in what was given; "
-        "4: the server cannot be reached or fails.",
+        "a text or pair, or of all rows of a TSV file. Without --server, --model names the folder "
+        "of an exported model, which is served for as long as it takes; a file is then answered on "
+        "Beam. Exit code 2: a mistake in what was given; 4: the server cannot be reached or fails.",
     )
     parser.set_defaults(command=run)
     parser.add_argument("text_of_row", nargs="?", metavar="TEXT", help="the text")
     parser.add_argument("text_b_of_row", nargs="?", metavar="TEXT_B", help="a pair's second text")
-    parser.add_argument("--server", required=True, metavar="HOST:PORT", help="its gRPC address")
+    parser.add_argument("--server", metavar="HOST:PORT", help="its gRPC address")
     parser.add_argument(
         "--model",
-        default=DEFAULT_MODEL,
-        metavar="NAME",
-        help=f"its name there (default: {DEFAULT_MODEL})",
+        metavar="NAME|DIR",
+        help=f"with --server its name there (default: {DEFAULT_MODEL}); without, a folder: an "
+        "exported model, or the folder of its versions, of which the latest counts",
     )
     version = parser.add_mutually_exclusive_group()
     version.add_argument("--version", type=int, metavar="N", help="default: the server's latest")
@@ -89,6 +103,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="requests under way at a time (default: 4)",
     )
 
+    rows.add_argument(
+        "--beam-runner", choices=BEAM_RUNNERS, help="without --server (default: in_memory)"
+    )
+
     safety = parser.add_argument_group("a server that wants to know who asks")
     safety.add_argument(
         "--tls", action="store_true", help="encrypt; with the authorities that gRPC knows"
@@ -103,6 +121,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def run(arguments: argparse.Namespace) -> int:
     """Asks; returns the exit code."""
     _check(arguments)
+    if arguments.server is None:
+        return _run_without_server(arguments)
     # What gRPC's core logs stands in the error, too.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
@@ -119,7 +139,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with Client(
             arguments.server,
-            arguments.model,
+            arguments.model or DEFAULT_MODEL,
             timeout=arguments.timeout,
             tls=tls,
             token=_token(arguments.token_file),
@@ -141,8 +161,91 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _run_without_server(arguments: argparse.Namespace) -> int:
+    """Answers with an exported model; returns the exit code."""
+    path, version = _exported(os.path.expanduser(arguments.model), arguments.version)
+    if arguments.input is None:
+        from bert_tfx.serving.client import Client
+        from bert_tfx.serving.errors import ServingError
+        from bert_tfx.serving.server_process import one_model_server
+
+        try:
+            with (
+                one_model_server(path, version=version) as server,
+                Client(server.target, timeout=arguments.timeout) as client,
+            ):
+                _predict_one(client, arguments)
+        except ServingError as error:
+            raise InputError(f"{path}: {error}") from error
+        return 0
+    with logged(Console(sys.stderr, indent=0)):
+        quieten(verbose=False)
+
+        from bert_tfx.components.exported_model import read_exported_model
+        from bert_tfx.pipeline.batch_prediction import predict_file
+
+        written = predict_file(
+            read_exported_model(path),
+            version,
+            os.path.expanduser(arguments.input),
+            os.path.expanduser(arguments.output),
+            beam_args=beam_arguments(arguments.beam_runner or BEAM_RUNNERS[0]),
+            text_a=arguments.text_a,
+            text_b=arguments.text_b,
+            has_header=not arguments.no_header,
+            max_rejects=arguments.max_rejects,
+            progress=_Progress(),
+        )
+    _tell(written, arguments.output)
+    return 0
+
+
+def _exported(model: str, version: int | None) -> tuple[str, int]:
+    """Returns the folder of a SavedModel, and its version (1 where the folder's name says none).
+
+    Raises:
+        InputError: If there is none.
+    """
+    folder = os.path.abspath(model)
+    if not os.path.isdir(folder):
+        raise InputError(
+            f"{model}: no such folder; --model names an exported model, such as OUTPUT/serving of "
+            "a run, or --server the address of a server"
+        )
+    if os.path.isfile(os.path.join(folder, "saved_model.pb")):
+        name = os.path.basename(folder)
+        found = int(name) if name.isascii() and name.isdigit() else 1
+        if version not in (None, found):
+            raise InputError(f"{model}: is version {found}, not {version}")
+        return folder, found
+    versions = [v for v in VersionFolder(folder).versions() if v.state is State.PUSHED]
+    for pushed in reversed(versions):
+        if version in (None, pushed.number):
+            return pushed.folder, pushed.number
+    there = ", ".join(str(pushed.number) for pushed in versions) or "no version of a model"
+    raise InputError(
+        f"{model}: there is {there}"
+        + (
+            f", and no version {version}"
+            if versions
+            else "; expected an exported model, such as OUTPUT/serving of a run"
+        )
+    )
+
+
 def _check(arguments: argparse.Namespace) -> None:
     """Refuses what cannot be meant."""
+    if arguments.server is None:
+        if arguments.model is None:
+            raise InputError(
+                "expected --server HOST:PORT, or --model DIR of an exported model; `bert-tfx serve "
+                "--model OUTPUT/serving` starts a server on this machine"
+            )
+        for option in _OF_A_SERVER:
+            if getattr(arguments, option):
+                raise InputError(f"--{option.replace('_', '-')} belongs to --server")
+    elif arguments.beam_runner is not None:
+        raise InputError("--beam-runner is for predictions without --server")
     if (arguments.input is None) == (arguments.text_of_row is None):
         raise InputError("expected either a TEXT (for a pair, two) or --input FILE")
     if (arguments.input is None) != (arguments.output is None):
@@ -190,10 +293,14 @@ def _predict_file(client: "Client", arguments: argparse.Namespace) -> None:
         text_b=arguments.text_b,
         has_header=not arguments.no_header,
         max_rejects=arguments.max_rejects,
-        asked_of=json.dumps([arguments.model, version]),
+        asked_of=json.dumps([arguments.model or DEFAULT_MODEL, version]),
         progress=_Progress(),
     )
-    print(f"{written.rows:,} rows: {arguments.output}", file=sys.stderr)
+    _tell(written, arguments.output)
+
+
+def _tell(written: "Written", output: str) -> None:
+    print(f"{written.rows:,} rows: {output}", file=sys.stderr)
     if written.rejects:
         named = "\n  ".join(written.first_rejects)
         print(f"{written.rejects:,} rows do not fit, and are left out:\n  {named}", file=sys.stderr)

@@ -1,0 +1,58 @@
+"""What an exported model says of itself, in `assets.extra/bert_tfx.json`."""
+
+import dataclasses
+import json
+import os
+
+from tfx import types
+from tfx.types import artifact_utils
+from tfx.utils import path_utils
+
+from bert_tfx.components.model_pusher.storage import storage_of
+from bert_tfx.schema.errors import InputError
+
+_ABOUT_FILE = os.path.join("assets.extra", "bert_tfx.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportedModel:
+    """A SavedModel made by this package.
+
+    Attributes:
+        path: Its folder.
+        labels: The label of each class.
+        text_features: The features that it reads.
+    """
+
+    path: str
+    labels: list[str]
+    text_features: list[str]
+
+
+def read_exported_model(path: str) -> ExportedModel:
+    """Reads what a SavedModel says of itself.
+
+    Args:
+        path: Its folder.
+
+    Raises:
+        InputError: If it does not.
+    """
+    about_file = os.path.join(path, _ABOUT_FILE)
+    try:
+        about = json.loads(storage_of(path).read(about_file))
+        return ExportedModel(path, about["labels"], about["text_features"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{about_file}: cannot be read, so {path} is no model that this package has exported"
+        ) from error
+
+
+def exported_model(artifacts: list[types.Artifact]) -> ExportedModel:
+    """Returns the one model of a component's input.
+
+    Args:
+        artifacts: The input.
+    """
+    model = artifact_utils.get_single_instance(artifacts)
+    return read_exported_model(str(path_utils.serving_model_path(model.uri)))

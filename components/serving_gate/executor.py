@@ -1,0 +1,275 @@
+"""Executor of ServingGate."""
+
+import contextlib
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from absl import logging
+from tfx import types
+from tfx.components.util import model_utils
+from tfx.dsl.components.base import base_executor
+from tfx.types import artifact_utils
+from tfx.utils import io_utils
+
+from bert_tfx.components.exported_model import ExportedModel, exported_model
+from bert_tfx.components.model_pusher.storage import copy_file, storage_of
+from bert_tfx.components.model_pusher.version_folder import VersionFolder
+from bert_tfx.components.predictor.predictions import read_examples
+from bert_tfx.components.serving_gate.requests import (
+    INPUTS,
+    SERVE_TEXT,
+    Asker,
+    GoldenRow,
+    Refused,
+    golden_rows,
+    hostile_outcome,
+    hostile_requests,
+    largest_difference,
+)
+from bert_tfx.schema.tasks import EVAL
+from bert_tfx.serving.errors import BadAnswer, ServingError
+from bert_tfx.serving.load import Load, measure
+from bert_tfx.serving.server_process import ServerProcess, installed_program, one_model_server
+
+FINDINGS_FILE = "findings.json"
+
+_MARKER_FILES = {True: "INFRA_BLESSED", False: "INFRA_NOT_BLESSED"}
+_GOLDEN_ROWS = 64
+# Each signature is asked for the golden rows in requests of one row, and of as many.
+_GOLDEN_BATCHES = (1, 32)
+_MEASURED_BATCHES = (1, 32)
+# Short turns, the candidate's and the last model's one after the other, so that what else the
+# machine does meets both.
+_TURNS = 3
+_TURN_SECONDS = 0.7
+_MB = 1_000_000
+# So many problems stand in the verdict.
+_NAMED = 3
+
+
+class Executor(base_executor.BaseExecutor):
+    """Starts the server, asks it, writes what it found, blesses or not."""
+
+    def Do(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Asks the candidate where it is blessed.
+
+        Args:
+            input_dict: `model`, `model_blessing`, `predictions`.
+            output_dict: `findings`, `blessing`.
+            exec_properties: The limits (`ServingGate`).
+        """
+        blessing = artifact_utils.get_single_instance(output_dict["blessing"])
+        if model_utils.is_model_blessed(
+            artifact_utils.get_single_instance(input_dict["model_blessing"])
+        ):
+            findings = _findings(input_dict, exec_properties)
+        else:
+            findings = {
+                "passed": False,
+                "verdict": "The server was not asked, because the model is not good enough.",
+            }
+        if findings["passed"]:
+            logging.info("ServingGate: %s", findings["verdict"])
+        else:
+            logging.warning("ServingGate: %s", findings["verdict"])
+        # As TFX's InfraValidator marks it, and its Pusher reads it.
+        io_utils.write_string_file(
+            os.path.join(blessing.uri, _MARKER_FILES[findings["passed"]]), ""
+        )
+        blessing.set_int_custom_property("blessed", int(findings["passed"]))
+        uri = artifact_utils.get_single_uri(output_dict["findings"])
+        io_utils.write_string_file(
+            os.path.join(uri, FINDINGS_FILE), json.dumps(findings, ensure_ascii=False, indent=1)
+        )
+
+
+def _findings(
+    input_dict: dict[str, list[types.Artifact]], limits: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Asks the candidate; returns what `findings.json` holds."""
+    model = exported_model(input_dict["model"])
+    examples = read_examples(artifact_utils.get_split_uri(input_dict["predictions"], EVAL))
+    golden = golden_rows(examples, _GOLDEN_ROWS)
+    findings: dict[str, Any] = {
+        "program": installed_program(),
+        "model_bytes": sum(storage_of(model.path).sizes(model.path).values()),
+        "limits": {
+            name: limits.get(name)
+            for name in ("tolerance", "max_slowdown", "max_model_mb", "max_server_mb")
+        },
+    }
+    problems: list[str] = []
+    try:
+        with _served(model.path, limits["timeout"]) as server:
+            findings["seconds_to_available"] = server.seconds
+            problems += _answers(server, model, golden, limits["tolerance"], findings)
+            if not problems:
+                last = _last_pushed(limits)
+                findings["compared_with"] = last
+                problems += _speed(server, golden, last, limits, findings)
+            findings["server_peak_bytes"] = server.peak_memory()
+    except ServingError as error:
+        problems.append(str(error))
+    problems += _sizes(findings, limits)
+    passed = not problems
+    if passed:
+        verdict = f"{findings['program']} loads the model and answers as it was evaluated."
+    else:
+        verdict = "Not to be served: " + "; ".join(problems[:_NAMED])
+        if len(problems) > _NAMED:
+            verdict += f"; and {len(problems) - _NAMED} more in {FINDINGS_FILE}"
+    return {"passed": passed, "verdict": verdict, "problems": problems, **findings}
+
+
+@contextlib.contextmanager
+def _served(path: str, timeout: float) -> Iterator[ServerProcess]:
+    """Serves a model, from a copy where it does not lie on this machine."""
+    source = storage_of(path)
+    with tempfile.TemporaryDirectory() as folder:
+        if not source.is_local:
+            for name in source.sizes(path):
+                copied = os.path.join(folder, name)
+                copy_file(source, os.path.join(path, name), storage_of(copied), copied)
+            path = folder
+        with one_model_server(path, timeout=timeout) as server:
+            yield server
+
+
+def _answers(
+    server: ServerProcess,
+    model: ExportedModel,
+    golden: Sequence[GoldenRow],
+    tolerance: float,
+    findings: dict[str, Any],
+) -> list[str]:
+    """Holds the server's answers against the evaluation's, before and after hostile requests."""
+    problems = []
+    differences: dict[str, float] = {}
+    hostile: list[dict[str, Any]] = []
+    findings["golden"] = {"rows": len(golden), "differences": differences}
+    findings["hostile"] = hostile
+    with Asker(server.target) as asker:
+
+        def ask_golden(when: str) -> None:
+            for signature in INPUTS:
+                for batch in _GOLDEN_BATCHES:
+                    try:
+                        differs = largest_difference(asker, signature, golden, model.labels, batch)
+                    except (Refused, BadAnswer) as error:
+                        problems.append(
+                            f"{signature}{when}, eval rows in requests of {batch}: {error}"
+                        )
+                        continue
+                    differences[signature] = max(differs, differences.get(signature, 0.0))
+                    if differs > tolerance:
+                        problems.append(
+                            f"{signature}{when} answers an eval row with a probability that is "
+                            f"{differs:.2g} off the evaluated one ({tolerance:g} is allowed)"
+                        )
+
+        if not golden:
+            problems.append("there is no eval row to ask for")
+            return problems
+        try:
+            begun = time.monotonic()
+            asker.ask(SERVE_TEXT, INPUTS[SERVE_TEXT]([golden[0].texts]))
+            findings["first_request_ms"] = 1000 * (time.monotonic() - begun)
+        except Refused as error:
+            problems.append(f"{SERVE_TEXT}, the first request: {error}")
+        ask_golden("")
+        for request in hostile_requests(model.text_features):
+            problem = hostile_outcome(asker, request, model.labels)
+            hostile.append(
+                {"name": request.name, "signature": request.signature, "problem": problem}
+            )
+            if problem is not None:
+                problems.append(f"{request.signature}, {request.name}: {problem}")
+                if not server.is_running():
+                    problems.append(f"{server.program} did not survive it")
+                    break
+        if hostile and not problems:
+            ask_golden(" after hostile requests")
+    return problems
+
+
+def _last_pushed(limits: Mapping[str, Any]) -> str | None:
+    """Returns the model that the candidate's speed is compared with, if it is to be."""
+    if limits.get("max_slowdown") is None:
+        return None
+    versions = VersionFolder(limits["base_directory"])
+    pushed = {version.number: version.folder for version in versions.versions()}
+    numbers = versions.numbers()
+    return pushed[numbers[-1]] if numbers else None
+
+
+def _speed(
+    server: ServerProcess,
+    golden: Sequence[GoldenRow],
+    last: str | None,
+    limits: Mapping[str, Any],
+    findings: dict[str, Any],
+) -> list[str]:
+    """Measures latency and throughput, beside those of the last pushed model."""
+    texts = [_row(row) for row in golden]
+    problems = []
+    with contextlib.ExitStack() as stack:
+        targets = {"candidate": server.target}
+        if last is not None:
+            targets["last_pushed"] = stack.enter_context(_served(last, limits["timeout"])).target
+        measured: dict[str, list[dict[str, Any]]] = {name: [] for name in targets}
+        for rows in _MEASURED_BATCHES:
+            turns: dict[str, list[Load]] = {name: [] for name in targets}
+            for _ in range(_TURNS):
+                for name, target in targets.items():
+                    turns[name].append(measure(target, texts, rows=rows, seconds=_TURN_SECONDS))
+            for name, loads in turns.items():
+                measured[name].append(_middle(loads))
+    findings["load"] = measured
+    for new, old in zip(measured["candidate"], measured.get("last_pushed", ()), strict=False):
+        slowdown = new["p50"] / old["p50"]
+        if slowdown > limits["max_slowdown"]:
+            problems.append(
+                f"requests of {new['rows']} rows take {new['p50']:.1f} ms (p50), {slowdown:.2f} "
+                f"times the {old['p50']:.1f} ms of the last pushed model, where "
+                f"{limits['max_slowdown']:g} times is allowed"
+            )
+    return problems
+
+
+def _row(row: GoldenRow) -> Any:
+    texts = tuple(text.decode() for text in row.texts.values())
+    return texts[0] if len(texts) == 1 else texts
+
+
+def _middle(loads: Sequence[Load]) -> dict[str, Any]:
+    """Returns the median of each figure of several turns."""
+    return {
+        **{name: getattr(loads[0], name) for name in ("rows", "callers")},
+        "requests": sum(load.requests for load in loads),
+        **{
+            name: statistics.median(getattr(load, name) for load in loads)
+            for name in ("p50", "p99", "rows_per_second")
+        },
+    }
+
+
+def _sizes(findings: Mapping[str, Any], limits: Mapping[str, Any]) -> list[str]:
+    problems = []
+    for limit, figure, what in (
+        ("max_model_mb", "model_bytes", "the exported model has"),
+        ("max_server_mb", "server_peak_bytes", "the server held"),
+    ):
+        most, found = limits.get(limit), findings.get(figure)
+        if most is not None and found is not None and found / _MB > most:
+            problems.append(f"{what} {found / _MB:,.0f} MB, where {most:,g} MB are allowed")
+    return problems

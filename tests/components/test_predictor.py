@@ -1,0 +1,97 @@
+"""Predictor: what the models answer, row by row, and nothing half written."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_text  # noqa: F401, registers the ops of the tokenizer
+from tfx.types import standard_artifacts
+
+from bert_tfx.components.predictor.executor import Executor
+from bert_tfx.components.predictor.predictions import read_examples, read_predictions
+from bert_tfx.schema.errors import InputError
+
+BEAM_ARGS = ["--runner=FnApiRunner", "--direct_running_mode=in_memory"]
+
+
+@pytest.fixture(scope="module")
+def rows(reviews):
+    return [
+        {"text_a": text, "label": label, "genre": ("drama", "comedy")[index % 3 == 0]}
+        for index, (label, text) in enumerate(reviews(45, seed=5))
+    ] + [{"text_a": "the film " * 30, "label": 0}]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, model_artifact):
+    folder = tmp_path_factory.mktemp("models")
+    return [model_artifact(folder / str(seed), seed=seed) for seed in (1, 2)]
+
+
+@pytest.fixture
+def predict(tmp_path):
+    def predict(examples, *models) -> str:
+        predictions = standard_artifacts.Examples()
+        predictions.uri = str(tmp_path / "predictions")
+        context = Executor.Context(
+            beam_pipeline_args=BEAM_ARGS, tmp_dir=str(tmp_path / "tmp"), unique_id="1"
+        )
+        inputs = {"examples": [examples], "model": [models[0]], "baseline_model": [*models[1:]]}
+        Executor(context).Do(inputs, {"predictions": [predictions]}, {})
+        return predictions
+
+    return predict
+
+
+def asked(model, texts) -> np.ndarray:
+    loaded = tf.saved_model.load(f"{model.uri}/Format-Serving")
+    return loaded.signatures["serve_text"](text_a=tf.constant(texts))["probabilities"].numpy()
+
+
+def test_each_row_has_both_models_answers(tmp_path, rows, models, write_examples, predict):
+    examples = write_examples(tmp_path / "examples", rows, files=3)
+    predictions = predict(examples, *models)
+    assert predictions.split_names == '["eval"]'
+    split = tmp_path / "predictions" / "Split-eval"
+    assert sorted(path.name for path in split.iterdir()) == sorted(
+        path.name for path in (tmp_path / "examples" / "Split-eval").iterdir()
+    )
+    assert not (tmp_path / "predictions" / "unfinished").exists()
+
+    in_order = rows[0::3] + rows[1::3] + rows[2::3]
+    found = list(read_examples(str(split)))
+    texts = [example.features.feature["text_a"].bytes_list.value[0].decode() for example in found]
+    assert texts == [row["text_a"] for row in in_order]
+    read = read_predictions(str(split), ("genre", "truncated", "length_bucket"))
+    np.testing.assert_array_equal(read.labels, [row["label"] for row in in_order])
+    np.testing.assert_allclose(read.candidate, asked(models[0], texts), atol=1e-6)
+    np.testing.assert_allclose(read.baseline, asked(models[1], texts), atol=1e-6)
+    assert np.abs(read.candidate - read.baseline).max() > 0.01
+    assert list(read.slices["genre"]) == [row.get("genre", "") for row in in_order]
+    assert list(read.slices["truncated"]) == [
+        "yes" if len(row["text_a"]) > 200 else "no" for row in in_order
+    ]
+    assert set(read.slices["length_bucket"]) == {"000-015", "016-031"}
+
+
+def test_without_a_baseline_there_are_only_the_candidates_answers(
+    tmp_path, rows, models, write_examples, predict
+):
+    predict(write_examples(tmp_path / "examples", rows[:5]), models[0])
+    read = read_predictions(str(tmp_path / "predictions" / "Split-eval"))
+    assert read.candidate.shape == (5, 2)
+    assert read.baseline is None
+
+
+def test_rows_without_a_file_become_no_rows(tmp_path, rows, models, write_examples, predict):
+    predict(write_examples(tmp_path / "examples", []), models[0])
+    read = read_predictions(str(tmp_path / "predictions" / "Split-eval"))
+    assert read.labels.shape == (0,)
+
+
+def test_models_of_other_texts_are_not_compared(
+    tmp_path, rows, models, write_examples, model_artifact, predict
+):
+    pairs = model_artifact(tmp_path / "pairs", "lcqmc")
+    with pytest.raises(InputError, match="the last blessed model has the texts text_a, text_b"):
+        predict(write_examples(tmp_path / "examples", rows), models[0], pairs)
+    assert not (tmp_path / "predictions").exists()
