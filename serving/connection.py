@@ -105,6 +105,24 @@ def _is_loopback_host(address: str) -> bool:
         return host.lower() == "localhost"
 
 
+def read_token(path: str, option: str) -> str:
+    """Returns the token in a file.
+
+    Args:
+        path: The file.
+        option: What names it, for the message.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    try:
+        with open(os.path.expanduser(path), encoding="utf-8") as file:
+            return file.read().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise InputError(f"{path}: cannot be read ({option}): {reason}") from error
+
+
 def bearer_metadata(token: str | None, target: str, tls: Tls | None) -> tuple[tuple[str, str], ...]:
     """Returns the metadata that shows a token to the server.
 

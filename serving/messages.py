@@ -89,6 +89,7 @@ _MESSAGES: dict[str, tuple[_Field | _Map, ...]] = {
         _Field("tensor_content", 4, "bytes"),
         _Field("float_val", 5, "float", repeated=True),
         _Field("string_val", 8, "bytes", repeated=True),
+        _Field("bool_val", 11, "bool", repeated=True),
     ),
     "tensorflow.TensorInfo": (
         _Field("name", 1, "string", oneof="encoding"),
@@ -260,6 +261,7 @@ SignatureDefMap = message_class("tensorflow.serving.SignatureDefMap")
 HealthCheckRequest = message_class("grpc.health.v1.HealthCheckRequest")
 HealthCheckResponse = message_class("grpc.health.v1.HealthCheckResponse")
 
+DT_BOOL = _ENUMS["tensorflow.DataType"]["DT_BOOL"]
 DT_FLOAT = _ENUMS["tensorflow.DataType"]["DT_FLOAT"]
 DT_STRING = _ENUMS["tensorflow.DataType"]["DT_STRING"]
 AVAILABLE = _ENUMS["tensorflow.serving.ModelVersionStatus.State"]["AVAILABLE"]

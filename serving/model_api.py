@@ -31,12 +31,13 @@ from bert_tfx.serving.errors import (
     Unavailable,
 )
 from bert_tfx.serving.messages import Method
-from bert_tfx.serving.tensors import floats_of, shape_of, string_tensor, strings_of
+from bert_tfx.serving.tensors import bools_of, floats_of, shape_of, string_tensor, strings_of
 
 SERVE_TEXT = "serve_text"
 PROBABILITIES = "probabilities"
 LABEL = "label"
 CLASSES = "classes"
+TRUNCATED = "truncated"
 
 # Seconds before the second try, doubled for each further one, and at most.
 _FIRST_WAIT = 0.2
@@ -77,12 +78,15 @@ class Prediction:
         probability: Its probability.
         probabilities: The probability of each class, in the order of the task's labels.
         model_version: The version that answered.
+        truncated: Whether the text is longer than the model reads, so that its end did not count;
+            False where the model does not tell.
     """
 
     label: str
     probability: float
     probabilities: Mapping[str, float] = dataclasses.field(hash=False)
     model_version: int
+    truncated: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -523,6 +527,11 @@ def _read_outputs(outputs: Mapping[str, Any], rows: int, version: int) -> list[P
     probabilities = _read(floats_of, outputs, PROBABILITIES)
     labels = [_decoded(value, LABEL) for value in _read(strings_of, outputs, LABEL)]
     classes = [_decoded(value, CLASSES) for value in _read(strings_of, outputs, CLASSES)]
+    truncated = [False] * rows
+    if TRUNCATED in outputs:
+        truncated = _read(bools_of, outputs, TRUNCATED)
+        if shape_of(outputs[TRUNCATED]) != (rows,):
+            raise ValueError(f"output {TRUNCATED} is not of shape [{rows}]")
     shapes = {name: shape_of(outputs[name]) for name in (PROBABILITIES, LABEL, CLASSES)}
     shape = shapes[PROBABILITIES]
     if len(shape) != 2 or shapes != {
@@ -546,7 +555,7 @@ def _read_outputs(outputs: Mapping[str, Any], rows: int, version: int) -> list[P
             )
         if not all(map(math.isfinite, by_class.values())):
             raise ValueError(f"row {row} has probabilities {probabilities[part]}")
-        predictions.append(Prediction(label, by_class[label], by_class, version))
+        predictions.append(Prediction(label, by_class[label], by_class, version, truncated[row]))
     return predictions
 
 

@@ -67,6 +67,7 @@ def model_server(
     timeout: float = 120.0,
     max_rows: int = 1024,
     program: str | None = None,
+    flags: Sequence[str] = (),
 ) -> Iterator[ServerProcess]:
     """Starts a server on a free port of this machine, and ends it.
 
@@ -76,6 +77,7 @@ def model_server(
         timeout: Seconds that it has until a version can be asked.
         max_rows: Rows that a request may hold (TensorFlow Serving sets no limit of its own).
         program: `TF_SERVING` or `LOCAL_SERVER`; by default what is installed.
+        flags: Further flags of this program.
 
     Yields:
         The server, once its model can be asked.
@@ -84,13 +86,15 @@ def model_server(
         ServingError: If it ends, cannot load the model, or not in time; with what it said last.
     """
     program = program or installed_program()
-    port = _free_port()
+    port = free_port()
     target = f"127.0.0.1:{port}"
     begun = time.monotonic()
     # Not a pipe: a server that writes more than one holds would stop.
     with open(log_file, "wb") as log:
         process = subprocess.Popen(
-            _command(program, base_path, port, max_rows), stdout=log, stderr=subprocess.STDOUT
+            [*_command(program, base_path, port, max_rows), *flags],
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
     try:
         _wait(process, program, target, timeout, log_file)
@@ -147,7 +151,7 @@ def _command(program: str, base_path: str, port: int, max_rows: int) -> Sequence
     ]
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Returns a port that nobody listens on now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from bert_tfx.serving.messages import DT_FLOAT, DT_STRING, TensorProto, enum_name
+from bert_tfx.serving.messages import DT_BOOL, DT_FLOAT, DT_STRING, TensorProto, enum_name
 
 _T = TypeVar("_T")
 
@@ -54,6 +54,24 @@ def floats_of(tensor: Any) -> list[float]:
             f"{len(tensor.tensor_content):,} bytes"
         )
     return list(struct.unpack(f"<{size}f", tensor.tensor_content))
+
+
+def bools_of(tensor: Any) -> list[bool]:
+    """Returns the values of a bool `TensorProto`, in row-major order.
+
+    Raises:
+        ValueError: If it is of another type, or does not hold as many values as its shape says.
+    """
+    _check_dtype(tensor, DT_BOOL)
+    size = math.prod(shape_of(tensor))
+    if not tensor.tensor_content:
+        return _filled(list(tensor.bool_val), size, False)
+    if len(tensor.tensor_content) != size:
+        raise ValueError(
+            f"its shape says {size:,} values of a byte, and it holds "
+            f"{len(tensor.tensor_content):,} bytes"
+        )
+    return [byte != 0 for byte in tensor.tensor_content]
 
 
 def strings_of(tensor: Any) -> list[bytes]:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from tfx import types
@@ -40,8 +41,9 @@ class Executor(tfx_pusher.Executor):
             output_dict: `pushed_model`; its custom properties `pushed`, `pushed_version`,
                 `pushed_destination` and `pushed_sha256` say what happened, and a copy of the
                 version's marker lies there.
-            exec_properties: `push_destination`; `server`, `model_name` and `server_timeout` where a
-                server is to be asked.
+            exec_properties: `push_destination`; where a server is to be asked `server`,
+                `model_name`, `server_timeout` and, as it wants them, `server_tls_ca`,
+                `server_tls_cert`, `server_tls_key` and `server_token_file`.
 
         Raises:
             InputError: If the folder cannot be written, the model was rolled back there, or the
@@ -72,13 +74,7 @@ class Executor(tfx_pusher.Executor):
                     pushed.number,
                 )
             elif server:
-                _verify(
-                    folder,
-                    pushed,
-                    server,
-                    exec_properties["model_name"],
-                    exec_properties["server_timeout"],
-                )
+                _verify(folder, pushed, exec_properties)
         self._MarkPushed(
             pushed_model, pushed_destination=pushed.folder, pushed_version=str(pushed.number)
         )
@@ -101,20 +97,26 @@ class Executor(tfx_pusher.Executor):
         )
 
 
-def _verify(
-    folder: VersionFolder, pushed: Pushed, server: str, model_name: str, timeout: float
-) -> None:
+def _verify(folder: VersionFolder, pushed: Pushed, exec_properties: Mapping[str, Any]) -> None:
     """Asks the server for the version; takes one back that has never been served.
 
     Raises:
         InputError: If the server does not serve it.
     """
-    from bert_tfx.components.model_pusher.verification import ask_for_version
+    from bert_tfx.components.model_pusher.verification import Server, ask_for_version
     from bert_tfx.serving.errors import ServingError
 
+    server = Server(
+        exec_properties["server"],
+        exec_properties["model_name"],
+        *(
+            exec_properties.get(f"server_{name}")
+            for name in ("tls_ca", "tls_cert", "tls_key", "token_file")
+        ),
+    )
     accepted = not pushed.is_new and folder.is_accepted(pushed.number)
     try:
-        ask_for_version(server, model_name, pushed.number, timeout)
+        ask_for_version(server, pushed.number, exec_properties["server_timeout"])
     except (ServingError, InputError) as error:
         if accepted:
             raise InputError(
@@ -126,5 +128,5 @@ def _verify(
             f"version {pushed.number} was taken back from {folder.path}, because the server does "
             f"not answer for it: {error} (the same command pushes it again)"
         ) from error
-    folder.accept(pushed.number, server)
-    _logger.info("%s serves version %d", server, pushed.number)
+    folder.accept(pushed.number, server.address)
+    _logger.info("%s serves version %d", server.address, pushed.number)

@@ -127,6 +127,7 @@ def run(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
     from bert_tfx.serving.client import Client, Tls
+    from bert_tfx.serving.connection import read_token
     from bert_tfx.serving.errors import BadRequest, ModelNotFound, NotAllowed, ServingError
 
     tls = None
@@ -142,7 +143,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.model or DEFAULT_MODEL,
             timeout=arguments.timeout,
             tls=tls,
-            token=_token(arguments.token_file),
+            token=arguments.token_file and read_token(arguments.token_file, "--token-file"),
             version=arguments.version,
             version_label=arguments.version_label,
             batch_size=arguments.batch_size,
@@ -261,17 +262,6 @@ def _check(arguments: argparse.Namespace) -> None:
             raise InputError(f"--{option.replace('_', '-')} belongs to --input")
 
 
-def _token(path: str | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        with open(os.path.expanduser(path), encoding="utf-8") as file:
-            return file.read().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise InputError(f"{path}: cannot be read (--token-file): {reason}") from error
-
-
 def _predict_one(client: "Client", arguments: argparse.Namespace) -> None:
     texts_b = None if arguments.text_b_of_row is None else [arguments.text_b_of_row]
     (prediction,) = client.predict([arguments.text_of_row], texts_b)
@@ -279,6 +269,11 @@ def _predict_one(client: "Client", arguments: argparse.Namespace) -> None:
         print(json.dumps(dataclasses.asdict(prediction), ensure_ascii=False))
     else:
         print(f"{prediction.label}\t{prediction.probability:.6f}")
+        if prediction.truncated:
+            print(
+                "bert-tfx: the text is longer than the model reads; its end did not count",
+                file=sys.stderr,
+            )
 
 
 def _predict_file(client: "Client", arguments: argparse.Namespace) -> None:

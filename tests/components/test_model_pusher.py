@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 
+import grpc
 import pytest
 import tensorflow as tf
 from tfx.dsl.components.base import base_executor
@@ -44,6 +45,7 @@ def module_of(path: pathlib.Path):
 HERE = pathlib.Path(__file__).parent
 KILLS = HERE / "model_pusher_kills.py"
 kills = module_of(KILLS)
+serving_tests = module_of(HERE.parent / "serving" / "conftest.py")
 
 ABOUT = {"task": "sst2", "training": {"eval": {"eval_accuracy": 0.9}}}
 
@@ -622,7 +624,7 @@ def test_executor_pushes_what_is_blessed(tmp_path, serving, execute, blessed):
 @pytest.fixture
 def server():
     """A server as the client's tests know it; it serves what a test says."""
-    server = module_of(HERE.parent / "serving" / "conftest.py").FakeServer()
+    server = serving_tests.FakeServer()
     server.start()
     yield server
     server.stop()
@@ -740,6 +742,140 @@ def test_older_version_that_is_there_is_not_asked_for(serving, execute, server, 
     assert f"version {new} is newer, so that one is served" in caplog.text
 
 
+# A server that wants to know who asks.
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """The paths of the certificates that the client's tests use."""
+    return serving_tests.make_certificates().write(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def secure_server(server, certificates):
+    """A server that wants certificate and token of who asks; and what it is asked with."""
+    server.stop()
+    content = {name: pathlib.Path(path).read_bytes() for name, path in certificates.items()}
+    server.start(
+        credentials=grpc.ssl_server_credentials(
+            [(content["server_key"], content["server_cert"])],
+            content["ca"],
+            require_client_auth=True,
+        )
+    )
+    server.token = "secret"
+    served(server)
+    return server
+
+
+@pytest.fixture
+def asked(secure_server, certificates, tmp_path):
+    token_file = tmp_path / "token"
+    token_file.write_text("secret\n")
+    return {
+        "server": secure_server.target,
+        "model_name": "model",
+        "server_timeout": 5.0,
+        "server_tls_ca": certificates["ca"],
+        "server_tls_cert": certificates["client_cert"],
+        "server_tls_key": certificates["client_key"],
+        "server_token_file": str(token_file),
+    }
+
+
+def test_server_is_asked_with_certificate_and_token(serving, execute, secure_server, asked):
+    execute(**asked)
+    (version,) = pushed_versions(str(serving))
+    (request,) = secure_server.requests
+    assert request.model_spec.version.value == version
+    record = json.loads((serving / str(version) / "served.json").read_text(encoding="utf-8"))
+    assert record["server"] == secure_server.target
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"server_tls_ca": "other_ca"}, "CERTIFICATE_VERIFY_FAILED.*check the certificates"),
+        ({"server_tls_cert": "other_cert", "server_tls_key": "other_key"}, "not available"),
+        ({"server_tls_cert": None, "server_tls_key": None}, "not available"),
+        ({"server_tls_ca": None, "server_tls_cert": None, "server_tls_key": None}, "TLS"),
+        ({"server_token_file": None}, "no valid token; check the token"),
+    ],
+)
+def test_version_of_which_the_server_does_not_tell_us_is_taken_back(
+    serving, execute, asked, certificates, changed, words
+):
+    changed = {name: value and certificates[value] for name, value in changed.items()}
+    with pytest.raises(InputError, match=rf"was taken back from (?s:.*){words}") as caught:
+        execute(**asked | changed | {"server_timeout": 1.0})
+    assert pushed_versions(str(serving)) == []
+    (version,) = VersionFolder(str(serving)).versions()
+    assert version.change["reason"] in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_token_that_is_wrong_is_not_told(serving, execute, asked):
+    pathlib.Path(asked["server_token_file"]).write_text("guessed")
+    with pytest.raises(InputError, match=r"was taken back.*check the token") as caught:
+        execute(**asked)
+    assert "guessed" not in str(caught.value)
+    assert pushed_versions(str(serving)) == []
+
+
+def test_files_that_are_gone_when_the_server_is_asked_are_told(serving, execute, asked):
+    os.remove(asked["server_token_file"])
+    message = "was taken back.*/token: cannot be read .token of the server.: No such file"
+    with pytest.raises(InputError, match=message):
+        execute(**asked)
+    assert pushed_versions(str(serving)) == []
+
+
+def test_local_server_is_asked_over_tls(tmp_path, serving, execute, certificates, start):
+    """A model that is one, on the server that comes with the project."""
+    from bert_tfx.modeling import export
+
+    version_changes = module_of(HERE.parent / "serving" / "version_changes.py")
+    for seed, name in enumerate(("old", "new", "third")):
+        export.save_for_serving(
+            version_changes.make_model(seed), str(tmp_path / name / "Format-Serving")
+        )
+    execute("old")
+    (old,) = pushed_versions(str(serving))
+    port_file, log = tmp_path / "port", tmp_path / "log"
+    with log.open("w") as written:
+        process = start(
+            *("serve", "--model", serving, "--port", 0, "--port-file", port_file),
+            *("--poll-seconds", 0.1, "--tls-cert", certificates["server_cert"]),
+            *("--tls-key", certificates["server_key"], "--tls-client-ca", certificates["ca"]),
+            stdout=written,
+            stderr=written,
+        )
+    try:
+        until = time.monotonic() + 60
+        while not port_file.exists():
+            assert process.poll() is None and time.monotonic() < until, log.read_text()
+            time.sleep(0.05)
+        asked = {
+            "server": f"127.0.0.1:{port_file.read_text().strip()}",
+            "model_name": "model",
+            "server_timeout": 60.0,
+            "server_tls_ca": certificates["ca"],
+            "server_tls_cert": certificates["client_cert"],
+            "server_tls_key": certificates["client_key"],
+        }
+        execute("new", **asked)
+        _, new = pushed_versions(str(serving))
+        record = json.loads((serving / str(new) / "served.json").read_text(encoding="utf-8"))
+        assert record["server"] == asked["server"]
+        wrong = {"server_tls_ca": certificates["other_ca"], "server_timeout": 2.0}
+        with pytest.raises(InputError, match=r"was taken back.*not loaded.*certificate"):
+            execute("third", **asked | wrong)
+        assert pushed_versions(str(serving)) == [old, new]
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0, log.read_text()
+
+
 # The component.
 
 
@@ -762,3 +898,56 @@ def test_component_passes_the_server_on():
 def test_component_refuses_what_is_no_address():
     with pytest.raises(InputError, match="8500"):
         ModelPusher(**channels(), base_directory="x", server="http://localhost:8500/x")
+
+
+def test_component_passes_files_on_as_paths(tmp_path, certificates):
+    (tmp_path / "token").write_text("secret")
+    files = {
+        "server_tls_ca": certificates["ca"],
+        "server_tls_cert": certificates["client_cert"],
+        "server_tls_key": certificates["client_key"],
+        "server_token_file": str(tmp_path / "token"),
+    }
+    pusher = ModelPusher(
+        **channels(), base_directory="x", server="models.example.org:8500", **files
+    )
+    assert {name: pusher.exec_properties[name] for name in files} == files
+    everything = repr(pusher.exec_properties)
+    assert "secret" not in everything
+    assert "PRIVATE KEY" not in everything
+    one = ModelPusher(
+        **channels(),
+        base_directory="x",
+        server="localhost:8500",
+        server_token_file=files["server_token_file"],
+    )
+    assert one.exec_properties["server_token_file"] == files["server_token_file"]
+    assert one.exec_properties.get("server_tls_ca") is None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"server_tls_ca": "gone.pem"}, "gone.pem: cannot be read .ca of TLS.: No such file"),
+        ({"server_tls_cert": "cert", "server_tls_key": "gone"}, "gone: cannot be read .key of TLS"),
+        ({"server_tls_cert": "cert"}, "certificate and its key; one of the two is missing"),
+        ({"server_tls_ca": "token"}, "token: is not PEM"),
+        ({"server_token_file": "gone"}, "gone: cannot be read .token of the server.: No such file"),
+        ({"server_token_file": "."}, r"\.: cannot be read .token of the server.: Is a directory"),
+        ({"server_token_file": "token"}, "10.0.0.1:8500: the token would travel there unencrypted"),
+        ({"server_token_file": "two"}, "the token must be printable ASCII"),
+        ({"server_token_file": "latin"}, "latin: cannot be read .token of the server.: not UTF-8"),
+        ({"server": None, "server_tls_ca": "cert"}, "cert: there is no server that it is for"),
+        ({"server": None, "server_token_file": "token"}, "is for .server_token_file.; name the"),
+    ],
+)
+def test_component_tries_the_files(tmp_path, monkeypatch, certificates, given, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cert").write_bytes(pathlib.Path(certificates["client_cert"]).read_bytes())
+    (tmp_path / "token").write_text("secret")
+    (tmp_path / "two").write_text("two words")
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    server = {"server": "10.0.0.1:8500"}
+    with pytest.raises(InputError, match=message) as caught:
+        ModelPusher(**channels(), base_directory="x", **server | given)
+    assert "secret" not in str(caught.value)

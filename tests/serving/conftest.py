@@ -1,19 +1,26 @@
-"""A server that answers as TensorFlow Serving does, made of our own messages."""
+"""What a client's tests ask: a server of our own messages, and model servers as processes."""
 
+import contextlib
 import dataclasses
 import datetime
 import ipaddress
+import json
+import pathlib
 import re
+import shutil
 import struct
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent import futures
 
 import grpc
 import pytest
 
-from bert_tfx.serving import messages
+from bert_tfx.serving import messages, server_process
+from bert_tfx.serving.server_process import LOCAL_SERVER, TF_SERVING
 from bert_tfx.serving.tensors import string_tensor
 
 CLASSES = ("bad", "good")
@@ -209,9 +216,80 @@ def server() -> Iterator[FakeServer]:
     fake.stop()
 
 
+# Beside what a server is started with anyway.
+_FURTHER_FLAGS = {
+    LOCAL_SERVER: ("--rest-port={rest_port}", "--poll-seconds=0.2"),
+    TF_SERVING: (
+        "--rest_api_port={rest_port}",
+        "--file_system_poll_wait_seconds=1",
+        "--enable_batching=true",
+        "--enable_per_model_batching_parameters=true",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelServer:
+    """A server that runs on `base`.
+
+    Attributes:
+        program: `LOCAL_SERVER` or `TF_SERVING`.
+        base: The folder of the versions.
+        target: Its gRPC address.
+        rest_port: Its port for REST.
+        process: The process.
+    """
+
+    program: str
+    base: pathlib.Path
+    target: str
+    rest_port: int
+    process: server_process.ServerProcess
+
+    def rest(self, path: str, body: object = None) -> tuple[int, dict]:
+        """Asks the REST API; returns code and JSON."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.rest_port}{path}",
+            data=None if body is None else json.dumps(body).encode(),
+        )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=30) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+
+@pytest.fixture(scope="session")
+def start_model_server(tmp_path_factory) -> Callable[..., contextlib.AbstractContextManager]:
+    """Starts a model server on a folder of versions; ends it with the context."""
+
+    @contextlib.contextmanager
+    def start(program: str, base: pathlib.Path) -> Iterator[ModelServer]:
+        rest_port = server_process.free_port()
+        with server_process.model_server(
+            str(base),
+            log_file=str(tmp_path_factory.mktemp("log") / "server.log"),
+            program=program,
+            flags=[flag.format(rest_port=rest_port) for flag in _FURTHER_FLAGS[program]],
+        ) as running:
+            yield ModelServer(program, base, running.target, rest_port, running)
+
+    return start
+
+
+@pytest.fixture(scope="module", params=[LOCAL_SERVER, TF_SERVING])
+def program(request) -> str:
+    """The model servers that a client has to get on with."""
+    if request.param == TF_SERVING and shutil.which(TF_SERVING) is None:
+        pytest.skip(f"{TF_SERVING} is not on PATH")
+    return request.param
+
+
 @dataclasses.dataclass(frozen=True)
 class Certificates:
-    """PEM files: an authority, what it signed for 127.0.0.1 and for a client; and another one."""
+    """PEM files: an authority, what it signed for 127.0.0.1 and for a client; and another one's."""
 
     ca: bytes
     server_cert: bytes
@@ -219,10 +297,25 @@ class Certificates:
     client_cert: bytes
     client_key: bytes
     other_ca: bytes
+    other_cert: bytes
+    other_key: bytes
+
+    def write(self, folder: pathlib.Path) -> dict[str, str]:
+        """Writes them; returns the path of each by its name."""
+        paths = {}
+        for name, content in dataclasses.asdict(self).items():
+            (folder / f"{name}.pem").write_bytes(content)
+            paths[name] = str(folder / f"{name}.pem")
+        return paths
 
 
 @pytest.fixture(scope="session")
 def certificates() -> Certificates:
+    return make_certificates()
+
+
+def make_certificates() -> Certificates:
+    """Makes them; skips the test where there is nothing to make them with."""
     pytest.importorskip("cryptography", reason="makes the certificates")
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -256,8 +349,11 @@ def certificates() -> Certificates:
         return key, cert.public_bytes(pem), private
 
     ca_key, ca, _ = make("test authority")
-    _, other_ca, _ = make("another authority")
+    other_ca_key, other_ca, _ = make("another authority")
     names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
     _, server_cert, server_key = make("server", ("test authority", ca_key), names)
     _, client_cert, client_key = make("client", ("test authority", ca_key))
-    return Certificates(ca, server_cert, server_key, client_cert, client_key, other_ca)
+    _, other_cert, other_key = make("client", ("another authority", other_ca_key), names)
+    return Certificates(
+        ca, server_cert, server_key, client_cert, client_key, other_ca, other_cert, other_key
+    )

@@ -64,6 +64,19 @@ def closed_port() -> int:
 # Answers.
 
 
+def test_predictions_tell_what_was_cut(server, make):
+    flags = messages.TensorProto(dtype=messages.DT_BOOL, bool_val=[True, False])
+    flags.tensor_shape.dim.add(size=2)
+    server.script = [server.changed("truncated", flags)]
+    with make(server.target) as client:
+        assert [answer.truncated for answer in client.predict(["good", "good"])] == [True, False]
+        # Other exporters' models do not tell.
+        assert [answer.truncated for answer in client.predict(["good"])] == [False]
+        server.script = [server.changed("truncated", flags)]
+        with pytest.raises(errors.BadAnswer, match=r"output truncated is not of shape \[1\]"):
+            client.predict(["good"])
+
+
 def test_predictions_tell_label_probabilities_and_version(server, make):
     with make(server.target) as client:
         sure, unsure = client.predict(["很 good", "40 of 100"])

@@ -52,6 +52,7 @@ def test_json_tells_all(server, bert_tfx):
         "probability": 1.0,
         "probabilities": {"bad": 0.0, "good": 1.0},
         "model_version": 7,
+        "truncated": False,
     }
 
 

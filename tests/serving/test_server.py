@@ -24,6 +24,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -586,27 +587,81 @@ def test_reflection(channel, package):
         "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
     }
-    from google.protobuf import descriptor_pb2, descriptor_pool
-
-    # What a tool does with the files: it makes messages of them.
     for answer, method in (
         (prediction, "tensorflow.serving.PredictionService"),
         (health, "grpc.health.v1.Health"),
         (own, f"{package}.ServerReflection"),
     ):
-        pool = descriptor_pool.DescriptorPool()
-        files = [
-            descriptor_pb2.FileDescriptorProto.FromString(content)
-            for content in answer.file_descriptor_response.file_descriptor_proto
-        ]
-        while files:
-            known = [f for f in files if not {*f.dependency} & {other.name for other in files}]
-            for file in known:
-                pool.AddSerializedFile(file.SerializeToString())
-                files.remove(file)
-        assert pool.FindServiceByName(method).methods
+        assert pool_of(answer).FindServiceByName(method).methods
     assert unknown.error_response.error_code == STATUS.NOT_FOUND.value[0]
     assert other.error_response.error_code == STATUS.UNIMPLEMENTED.value[0]
+
+
+def pool_of(answer) -> descriptor_pool.DescriptorPool:
+    """Does what a tool does with the files of an answer: it makes messages of them."""
+    pool = descriptor_pool.DescriptorPool()
+    files = [
+        descriptor_pb2.FileDescriptorProto.FromString(content)
+        for content in answer.file_descriptor_response.file_descriptor_proto
+    ]
+    while files:
+        known = [f for f in files if not {*f.dependency} & {other.name for other in files}]
+        for file in known:
+            pool.AddSerializedFile(file.SerializeToString())
+            files.remove(file)
+    return pool
+
+
+def class_of(descriptor):
+    """Returns the class of a message, with protobuf before 4.22 and after."""
+    if hasattr(message_factory, "GetMessageClass"):
+        return message_factory.GetMessageClass(descriptor)
+    return message_factory.MessageFactory(descriptor.file.pool).GetPrototype(descriptor)
+
+
+@pytest.mark.parametrize("package", ["grpc.reflection.v1", "grpc.reflection.v1alpha"])
+def test_a_tool_that_knows_only_reflection_can_ask(channel, package):
+    """As grpcurl: it is told the services, then their messages, and asks."""
+    request = reflection.message_class("ServerReflectionRequest", package)
+    response = reflection.message_class("ServerReflectionResponse", package)
+    info = channel.stream_stream(
+        f"/{package}.ServerReflection/ServerReflectionInfo",
+        request_serializer=request.SerializeToString,
+        response_deserializer=response.FromString,
+    )
+    (listed,) = info(iter([request(list_services="")]), timeout=20)
+    services = {}
+    for name in (service.name for service in listed.list_services_response.service):
+        (answer,) = info(iter([request(file_containing_symbol=name)]), timeout=20)
+        services[name] = pool_of(answer).FindServiceByName(name)
+
+    def call(service: str, method: str, asked: str) -> dict:
+        found = services[service].methods_by_name[method]
+        classes = [class_of(kind) for kind in (found.input_type, found.output_type)]
+        ask = channel.unary_unary(
+            f"/{service}/{method}",
+            request_serializer=classes[0].SerializeToString,
+            response_deserializer=classes[1].FromString,
+        )
+        return json_format.MessageToDict(ask(json_format.Parse(asked, classes[0]()), timeout=20))
+
+    texts = [base64.b64encode(text.encode()).decode() for text in ("30 很好", "80")]
+    tensor = {"dtype": "DT_STRING", "tensorShape": {"dim": [{"size": 2}]}, "stringVal": texts}
+    spec = {"name": "model", "signatureName": "serve_text"}
+    answer = call(
+        "tensorflow.serving.PredictionService",
+        "Predict",
+        json.dumps({"modelSpec": spec, "inputs": {"text_a": tensor}}),
+    )
+    assert answer["modelSpec"]["version"] == "5"
+    labels = answer["outputs"]["label"]["stringVal"]
+    assert [base64.b64decode(label) for label in labels] == [b"bad", b"good"]
+    assert answer["outputs"]["probabilities"]["floatVal"] == pytest.approx([0.7, 0.3, 0.2, 0.8])
+    status = call(
+        "tensorflow.serving.ModelService", "GetModelStatus", '{"modelSpec": {"name": "model"}}'
+    )
+    assert [s["version"] for s in status["model_version_status"]] == ["5", "3"]
+    assert call("grpc.health.v1.Health", "Check", "{}") == {"status": "SERVING"}
 
 
 # This project's clients.
@@ -1036,10 +1091,7 @@ def test_tls_for_known_clients(tmp_path, push, certificates):
     base = tmp_path / "models"
     base.mkdir()
     push(base, 1)
-    files = {}
-    for name in ("ca", "server_cert", "server_key", "client_cert", "client_key"):
-        files[name] = tmp_path / f"{name}.pem"
-        files[name].write_bytes(getattr(certificates, name))
+    files = certificates.write(tmp_path)
     options = ("--tls-cert", files["server_cert"], "--tls-key", files["server_key"])
     options += ("--tls-client-ca", files["ca"], "--max-requests", 1)
     with running(base, *options) as served:
@@ -1048,7 +1100,14 @@ def test_tls_for_known_clients(tmp_path, push, certificates):
         with Client(served.target, timeout=20, tls=known) as client:
             assert client.predict(["80"])[0].label == "good"
             check_limit(served, certificates, client)
-        for tls in (None, Tls(certificates.ca), Tls(certificates.other_ca)):
+        strangers = (
+            None,
+            Tls(certificates.ca),
+            Tls(certificates.other_ca),
+            Tls(certificates.other_ca, certificates.client_cert, certificates.client_key),
+            Tls(certificates.ca, certificates.other_cert, certificates.other_key),
+        )
+        for tls in strangers:
             with (
                 Client(served.target, timeout=5, tries=1, tls=tls) as client,
                 pytest.raises((Unavailable, DeadlineExceeded)),
@@ -1057,6 +1116,14 @@ def test_tls_for_known_clients(tmp_path, push, certificates):
         context = ssl.create_default_context(cafile=files["ca"])
         with pytest.raises((urllib.error.URLError, ssl.SSLError, ConnectionError)):
             served.rest("/v1/models/model", context=context)
+        context.load_cert_chain(files["other_cert"], files["other_key"])
+        with pytest.raises((urllib.error.URLError, ssl.SSLError, ConnectionError)):
+            served.rest("/v1/models/model", context=context)
+        context = ssl.create_default_context(cafile=files["other_ca"])
+        context.load_cert_chain(files["client_cert"], files["client_key"])
+        with pytest.raises((urllib.error.URLError, ssl.SSLError), match="CERTIFICATE_VERIFY"):
+            served.rest("/v1/models/model", context=context)
+        context = ssl.create_default_context(cafile=files["ca"])
         context.load_cert_chain(files["client_cert"], files["client_key"])
         assert served.rest("/v1/models/model", context=context)[0] == 200
         assert served.end() == 0

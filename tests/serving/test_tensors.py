@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_tfx.serving.messages import DT_FLOAT, DT_STRING, TensorProto
-from bert_tfx.serving.tensors import floats_of, shape_of, string_tensor, strings_of
+from bert_tfx.serving.messages import DT_BOOL, DT_FLOAT, DT_STRING, TensorProto
+from bert_tfx.serving.tensors import bools_of, floats_of, shape_of, string_tensor, strings_of
 
 texts = st.lists(st.text(st.characters(exclude_categories=["Cs"])))
 float32 = st.floats(width=32, allow_nan=False)
@@ -43,6 +43,12 @@ def test_floats_are_read_packed_or_one_by_one(values, pack):
     content = {"tensor_content": struct.pack(f"<{len(values)}f", *values)}
     proto = tensor(DT_FLOAT, len(values), **(content if pack else {"float_val": values}))
     assert floats_of(TensorProto.FromString(proto.SerializeToString())) == values
+
+
+@given(st.lists(st.booleans(), min_size=1), st.booleans())
+def test_bools_are_read_packed_or_one_by_one(values, pack):
+    content = {"tensor_content": bytes(values)} if pack else {"bool_val": values}
+    assert bools_of(tensor(DT_BOOL, len(values), **content)) == values
 
 
 @given(st.lists(st.binary(max_size=300), min_size=1), st.booleans())
@@ -83,6 +89,8 @@ def test_the_last_value_is_repeated():
         (floats_of, tensor(DT_FLOAT, 1, float_val=[1, 2]), "says 1 values, and it holds 2"),
         (floats_of, tensor(DT_FLOAT, 2, tensor_content=b"1234"), "2 values of 4 bytes, and .* 4"),
         (floats_of, tensor(DT_FLOAT, -1), "shape is not known"),
+        (bools_of, tensor(DT_FLOAT, 1), "type is DT_FLOAT, expected DT_BOOL"),
+        (bools_of, tensor(DT_BOOL, 2, tensor_content=b"1"), "2 values of a byte, and .* 1"),
     ],
 )
 def test_a_tensor_that_contradicts_itself_is_refused(read, proto, message):
@@ -95,7 +103,7 @@ AGAINST_TENSORFLOW = """
 import numpy as np, tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 from bert_tfx.serving.messages import DT_STRING, TensorProto
-from bert_tfx.serving.tensors import floats_of, shape_of, string_tensor, strings_of
+from bert_tfx.serving.tensors import bools_of, floats_of, shape_of, string_tensor, strings_of
 
 def ours(value):
     return TensorProto.FromString(tf.make_tensor_proto(value).SerializeToString())
@@ -105,6 +113,8 @@ assert floats_of(ours(matrix)) == matrix.ravel().tolist()
 assert shape_of(ours(matrix)) == (5, 3)
 one = np.array([[0.5]], np.float32)
 assert floats_of(ours(one)) == [0.5]
+flags = [True, False, True]
+assert bools_of(ours(flags)) == flags
 words = ["很好", "", "a\\0b"]
 assert [v.decode() for v in strings_of(ours(words))] == words
 sent = tensor_pb2.TensorProto.FromString(string_tensor(words).SerializeToString())
