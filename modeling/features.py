@@ -8,15 +8,10 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from bert_tfx.modeling.tokenization import WordPieceTokenizer
-from bert_tfx.schema.tasks import TEXT_A, TEXT_B
+from bert_tfx.schema.tasks import NUM_TOKENS, NUM_TRUNCATED, NUM_UNKNOWN, TEXT_A, TEXT_B
 
 TOKEN_IDS = "token_ids"
 SEGMENT_IDS = "segment_ids"
-# Facts about a row's tokens: TFDV turns them into the length quantiles, the unknown rate and the
-# truncation rate, and the evaluation slices by them.
-NUM_TOKENS = "num_tokens"
-NUM_UNKNOWN = "num_unknown"
-NUM_TRUNCATED = "num_truncated"
 
 
 def text_features(

@@ -11,6 +11,10 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from bert_tfx.components.data_gate.checks import Limits as DataLimits
+from bert_tfx.components.data_gate.checks import parse_limits
+from bert_tfx.components.promotion_gate.limits import PromotionLimits
+from bert_tfx.components.serving_gate.limits import ServingLimits
 from bert_tfx.modeling.checkpoint_files import find_checkpoint
 from bert_tfx.modeling.recipes import RECIPES, TASK_RECIPES, Recipe
 from bert_tfx.modeling.vocab_file import read_vocabulary
@@ -45,6 +49,8 @@ _MIN_ACCURACY: Mapping[str, float] = {
     "sample": 0.90,
 }
 _MARGIN_OVER_GUESSING = 0.1
+# By how much the metric may lie below that of the last blessed model.
+_MAX_REGRESSION = 0.01
 _GLOB = frozenset("*?[]\\")
 # What else differs from the defaults. The sample is learned in a minute.
 _TASK_OPTIONS: Mapping[str, Mapping[str, str]] = {
@@ -65,10 +71,11 @@ class Config:
         size: A name of `SIZES`, for new weights.
         pretrained: The checkpoint to start from instead, as `find_checkpoint` takes it, or None.
         recipe: The hyper-parameters.
-        min_accuracy: Eval accuracy that a model must reach to be pushed.
+        promotion: What the model must reach to be promoted.
         vocab_file: The WordPiece vocabulary, one token a line, or None where it is to be learned
             from the rows to train on.
-        max_regression: By how much its accuracy may lie below that of the last blessed model.
+        serving: What it must keep to on a server to be pushed.
+        data_limits: What the rows must keep to, as `parse_limits` returns it.
         max_rejects: Rows that may be left out because they do not fit the task.
         eval_fraction: Share of the rows that is held out where the task has no eval file.
         slice_by: Extra columns of the eval rows by which the evaluation is sliced, separated by
@@ -77,6 +84,11 @@ class Config:
             new one, or None.
         push_model_name: The model's name there.
         push_timeout: Seconds that the server has to load a version.
+        push_tls_ca: File of the authorities that the server's certificate is checked by, PEM.
+        push_tls_cert: File of the own certificate, PEM, for a server that wants to know who asks.
+        push_tls_key: File of its private key, PEM.
+        push_token_file: File of the token to show the server.
+        report_text: Whether reports may hold texts of rows.
         beam_runner: `in_memory`, or `multi_processing` with a worker for each core.
 
     Raises:
@@ -87,19 +99,25 @@ class Config:
     data_dir: str
     output_dir: str
     recipe: Recipe
-    min_accuracy: float
+    promotion: PromotionLimits
+    serving: ServingLimits
+    data_limits: DataLimits
     vocab_file: str | None = None
     lowercase: bool = True
     model: str = "bert"
     size: str = "mini"
     pretrained: str | None = None
-    max_regression: float = 0.01
     max_rejects: int = 0
     eval_fraction: float = 0.1
     slice_by: str = ""
     push_server: str | None = None
     push_model_name: str = DEFAULT_MODEL
     push_timeout: float = 120.0
+    push_tls_ca: str | None = None
+    push_tls_cert: str | None = None
+    push_tls_key: str | None = None
+    push_token_file: str | None = None
+    report_text: bool = False
     beam_runner: str = "in_memory"
 
     def __post_init__(self) -> None:
@@ -109,18 +127,18 @@ class Config:
                 raise InputError(
                     f"{name} must be one of {', '.join(choices)}. Received: {getattr(self, name)!r}"
                 )
-        for name in ("min_accuracy", "max_regression"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} must be in [0, 1]. Received: {getattr(self, name)}")
         if not 0 < self.eval_fraction < 1:
             raise InputError(f"eval_fraction must be in (0, 1). Received: {self.eval_fraction}")
         if self.push_timeout <= 0:
             raise InputError(f"push_timeout must be positive. Received: {self.push_timeout}")
         if self.push_server is not None:
             # gRPC is imported where there is a server to ask.
-            from bert_tfx.serving.connection import check_address
+            from bert_tfx.components.model_pusher.verification import Server
 
-            check_address(self.push_server)
+            Server(self.push_server, self.push_model_name, **self.push_files).check()
+        elif self.push_files:
+            option = next(iter(self.push_files)).replace("_", "-")
+            raise InputError(f"--push-{option} is for the server that --push-server names")
         if self.max_rejects < 0:
             raise InputError(f"max_rejects must not be negative. Received: {self.max_rejects}")
         if special := _GLOB & set(self.output_dir):
@@ -169,6 +187,13 @@ class Config:
                 f"max_length is {self.recipe.max_length}, but {path} has positions for {positions} "
                 "tokens only"
             )
+
+    @property
+    def push_files(self) -> dict[str, str]:
+        """The files that say who asks the server, by their names in `verification.Server`."""
+        names = ("tls_ca", "tls_cert", "tls_key", "token_file")
+        files = {name: getattr(self, f"push_{name}") for name in names}
+        return {name: path for name, path in files.items() if path is not None}
 
     @property
     def layout(self) -> Layout:
@@ -259,12 +284,22 @@ def _kinds(dataclass: type) -> dict[str, Any]:
     }
 
 
+_PATHS = (
+    *("data_dir", "output_dir", "vocab_file", "pretrained"),
+    *("push_tls_ca", "push_tls_cert", "push_tls_key", "push_token_file"),
+)
 _PATH_OPTIONS = {"data": "data_dir", "output": "output_dir", "vocab": "vocab_file"}
-_RECIPE_OPTIONS = _kinds(Recipe)
+# What a configuration is made of; their fields are options like its own.
+_PARTS: Mapping[str, Any] = {
+    "recipe": Recipe,
+    "promotion": PromotionLimits,
+    "serving": ServingLimits,
+}
+_PART_OPTIONS = {name: _kinds(part) for name, part in _PARTS.items()}
 _CONFIG_OPTIONS = {
     name: kind
     for name, kind in _kinds(Config).items()
-    if name not in ("task", "recipe", *_PATH_OPTIONS.values())
+    if name not in ("task", "data_limits", *_PARTS, *_PATH_OPTIONS.values())
 } | dict.fromkeys(_PATH_OPTIONS, str)
 
 # What a configuration file and the command line may say, with the kind of value.
@@ -272,8 +307,10 @@ OPTIONS: Mapping[str, Any] = {
     "task": object,
     "recipe": str,
     "pretrained_sha256": str,
+    # Text, or from a file an object: what `parse_limits` reads.
+    "limits": object,
     **_CONFIG_OPTIONS,
-    **_RECIPE_OPTIONS,
+    **{name: kind for part in _PART_OPTIONS.values() for name, kind in part.items()},
 }
 # The forerunner's names.
 _TASK_ALIASES = {"sst-2": "sst2"}
@@ -291,7 +328,8 @@ def make_config(options: Mapping[str, Any]) -> Config:
         options: A value for each name in `OPTIONS` that shall not have its default: `task` (a
             task, the name of one, or the fields of the user's own, see `own_task`), `data`,
             `output`, `vocab`, `recipe` (a name of `RECIPES`), `pretrained_sha256` (of an archive),
-            the other fields of `Config` and those of `Recipe`.
+            `limits` (what `parse_limits` reads), the other fields of `Config`, and those of its
+            recipe and limits.
 
     Returns:
         The configuration.
@@ -307,13 +345,16 @@ def make_config(options: Mapping[str, Any]) -> Config:
     task = task_of(options["task"])
     # A user's own task may bear a published one's name, but not take over what was tuned for it.
     published = task.name if TASKS.get(task.name) == task else ""
-    recipe = dataclasses.replace(
-        _recipe(options.get("recipe", TASK_RECIPES.get(published))),
-        **{name: options[name] for name in _RECIPE_OPTIONS if name in options},
-    )
+    parts = {
+        part: {name: options[name] for name in names if name in options}
+        for part, names in _PART_OPTIONS.items()
+    }
     guessing = 1 / len(task.labels)
-    fields = {
+    reach = {
         "min_accuracy": _MIN_ACCURACY.get(published, guessing + _MARGIN_OVER_GUESSING),
+        "max_regression": _MAX_REGRESSION,
+    }
+    fields = {
         **_TASK_OPTIONS.get(published, {}),
         **_of_checkpoint(options),
         **{
@@ -322,11 +363,20 @@ def make_config(options: Mapping[str, Any]) -> Config:
             if name in options and name != "pretrained"
         },
     }
-    for name in ("data_dir", "output_dir", "vocab_file", "pretrained"):
+    for name in _PATHS:
         if fields.get(name):
             # A component may run with another working directory, and lineage should say where.
             fields[name] = os.path.abspath(os.path.expanduser(fields[name]))
-    config = Config(task=task, recipe=recipe, **fields)
+    config = Config(
+        task=task,
+        recipe=dataclasses.replace(
+            _recipe(options.get("recipe", TASK_RECIPES.get(published))), **parts["recipe"]
+        ),
+        promotion=PromotionLimits(**(reach | parts["promotion"])),
+        serving=ServingLimits(**parts["serving"]),
+        data_limits=parse_limits(options.get("limits", "")),
+        **fields,
+    )
     if config.vocab_file and not config.lowercase:
         _warn_if_uncased(config.vocab_file)
     return config

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import tensorflow_data_validation as tfdv
 from ml_metadata.proto import metadata_store_pb2
 from tfx import types
 from tfx.components import Evaluator, ExampleValidator, StatisticsGen, Trainer, Transform
@@ -12,9 +13,18 @@ from tfx.orchestration.metadata import sqlite_metadata_connection_config
 from tfx.proto import trainer_pb2, transform_pb2
 from tfx.types import standard_artifacts
 
-from bert_tfx.components.baseline.strategy import LatestOtherBlessedModelStrategy
-from bert_tfx.components.data_gate.component import DataGate
+from bert_tfx.components.baseline.strategy import (
+    LatestOtherAcceptedStatisticsStrategy,
+    LatestOtherBlessedModelStrategy,
+)
+from bert_tfx.components.data_gate.component import DataGate, DataGateReport
 from bert_tfx.components.model_pusher.component import ModelPusher
+from bert_tfx.components.predictor.component import Predictor
+from bert_tfx.components.predictor.predictions import SLICE_FEATURES
+from bert_tfx.components.promotion_gate.component import PromotionGate
+from bert_tfx.components.serving_gate.component import ServingGate
+from bert_tfx.components.token_gate.component import TokenGate, TokenGateReport
+from bert_tfx.components.token_gate.executor import statistics_options
 from bert_tfx.components.tsv_example_gen.component import TsvExampleGen
 from bert_tfx.modeling.checkpoint_files import find_checkpoint
 from bert_tfx.pipeline.config import Config
@@ -28,6 +38,10 @@ _PREPROCESSING = "bert_tfx.modeling.preprocessing"
 _TRAINING = "bert_tfx.modeling.training"
 _TSV_EXAMPLE_GEN = "bert_tfx.components.tsv_example_gen.executor"
 _DATA_GATE = "bert_tfx.components.data_gate.executor"
+_TOKEN_GATE = "bert_tfx.components.token_gate.executor"
+_PREDICTOR = "bert_tfx.components.predictor.executor"
+_PROMOTION_GATE = "bert_tfx.components.promotion_gate.executor"
+_SERVING_GATE = "bert_tfx.components.serving_gate.executor"
 
 
 def create_pipeline(
@@ -63,19 +77,32 @@ def create_pipeline(
     )
     examples = example_gen.outputs["examples"]
 
-    # The data is held against the task's schema before anything learns from it.
+    # The data is held against the task's schema, itself and the data of the last run that was
+    # accepted, before anything learns from it.
     import_schema = ImportSchemaGen(schema_file=write_task_schema(task, layout, config.schema_dir))
     schema = import_schema.outputs["schema"]
-    statistics_gen = StatisticsGen(examples=examples, schema=schema)
-    example_validator = ExampleValidator(
-        statistics=statistics_gen.outputs["statistics"], schema=schema, exclude_splits=unlabelled
+    # What stands in the files: not where, a value of its own in each row.
+    columns = dict.fromkeys(name for files in layout.splits.values() for name in files.columns)
+    statistics_gen = StatisticsGen(
+        examples=examples,
+        schema=schema,
+        stats_options=tfdv.StatsOptions(feature_allowlist=list(columns)),
     )
+    statistics = statistics_gen.outputs["statistics"]
+    example_validator = ExampleValidator(
+        statistics=statistics, schema=schema, exclude_splits=unlabelled
+    )
+    accepted_data = _accepted(statistics, DataGateReport).with_id("AcceptedData")
     data_gate = DataGate(
-        statistics=statistics_gen.outputs["statistics"],
+        examples=examples,
+        statistics=statistics,
         schema=schema,
         anomalies=example_validator.outputs["anomalies"],
+        baseline_statistics=accepted_data.outputs["statistics"],
         task=task,
         unlabelled_splits=unlabelled,
+        limits=config.data_limits,
+        report_text=config.report_text,
         fingerprint=source_fingerprint(_DATA_GATE),
     )
 
@@ -95,6 +122,19 @@ def create_pipeline(
         },
     )
     transform.add_upstream_node(data_gate)
+
+    token_statistics_gen = StatisticsGen(
+        examples=transform.outputs["transformed_examples"], stats_options=statistics_options()
+    ).with_id("TokenStatistics")
+    token_statistics = token_statistics_gen.outputs["statistics"]
+    accepted_tokens = _accepted(token_statistics, TokenGateReport).with_id("AcceptedTokens")
+    token_gate = TokenGate(
+        statistics=token_statistics,
+        baseline_statistics=accepted_tokens.outputs["statistics"],
+        task=task,
+        limits=config.data_limits,
+        fingerprint=source_fingerprint(_TOKEN_GATE),
+    )
 
     trainer = Trainer(
         examples=transform.outputs["transformed_examples"],
@@ -117,35 +157,59 @@ def create_pipeline(
             "fingerprint": source_fingerprint(_TRAINING),
         },
     )
+    trainer.add_upstream_node(token_gate)
     model = trainer.outputs["model"]
 
-    # The candidate is measured as it will be served, against the last model that was good enough.
+    # The candidate answers as it will be served, beside the last model that was good enough. What
+    # they answer is measured, and decides.
     baseline = Resolver(
         strategy_class=LatestOtherBlessedModelStrategy,
         model=types.Channel(type=standard_artifacts.Model),
         model_blessing=types.Channel(type=standard_artifacts.ModelBlessing),
         candidate=model,
     ).with_id("Baseline")
-    evaluator = Evaluator(
+    predictor = Predictor(
         examples=examples,
+        data_report=data_gate.outputs["report"],
         model=model,
         baseline_model=baseline.outputs["model"],
-        eval_config=eval_config(
-            task,
-            min_accuracy=config.min_accuracy,
-            max_regression=config.max_regression,
-            slice_columns=config.slice_columns,
-        ),
-        schema=schema,
+        fingerprint=source_fingerprint(_PREDICTOR),
+    )
+    predictions = predictor.outputs["predictions"]
+    evaluator = Evaluator(
+        examples=predictions,
+        baseline_model=baseline.outputs["model"],
+        eval_config=eval_config(task, slice_columns=config.slice_columns),
         example_splits=[EVAL],
+    )
+    promotion_gate = PromotionGate(
+        predictions=predictions,
+        model=model,
+        baseline_model=baseline.outputs["model"],
+        task=task,
+        limits=config.promotion,
+        slice_features=(*SLICE_FEATURES, *config.slice_columns),
+        fingerprint=source_fingerprint(_PROMOTION_GATE),
+    )
+
+    # A server has it, and is asked, before it is pushed.
+    serving_gate = ServingGate(
+        model=model,
+        model_blessing=promotion_gate.outputs["blessing"],
+        predictions=predictions,
+        base_directory=config.serving_dir,
+        limits=config.serving,
+        fingerprint=source_fingerprint(_SERVING_GATE),
     )
     pusher = ModelPusher(
         model=model,
-        model_blessing=evaluator.outputs["blessing"],
+        model_blessing=promotion_gate.outputs["blessing"],
+        infra_blessing=serving_gate.outputs["blessing"],
         base_directory=config.serving_dir,
         server=config.push_server,
         model_name=config.push_model_name,
         server_timeout=config.push_timeout,
+        **{f"server_{name}": path for name, path in config.push_files.items()},
     )
 
     return pipeline.Pipeline(
@@ -156,15 +220,32 @@ def create_pipeline(
             import_schema,
             statistics_gen,
             example_validator,
+            accepted_data,
             data_gate,
             transform,
+            token_statistics_gen,
+            accepted_tokens,
+            token_gate,
             trainer,
             baseline,
+            predictor,
             evaluator,
+            promotion_gate,
+            serving_gate,
             pusher,
         ],
         metadata_connection_config=metadata_connection_config
         or sqlite_metadata_connection_config(config.metadata_file),
         enable_cache=True,
         beam_pipeline_args=config.beam_pipeline_args,
+    )
+
+
+def _accepted(statistics: types.BaseChannel, report: type[types.Artifact]) -> Resolver:
+    """Finds the statistics that a gate accepted last, by its reports, other than these."""
+    return Resolver(
+        strategy_class=LatestOtherAcceptedStatisticsStrategy,
+        statistics=types.Channel(type=standard_artifacts.ExampleStatistics),
+        report=types.Channel(type=report),
+        candidate=statistics,
     )

@@ -1,8 +1,10 @@
 """What a run did, in words and figures."""
 
 import dataclasses
+import json
 import os
 import resource
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +15,11 @@ from ml_metadata.proto import metadata_store_pb2
 from tensorflow_metadata.proto.v0 import statistics_pb2
 from tfx.orchestration.metadata import sqlite_metadata_connection_config
 
+from bert_tfx.components.data_gate import checks
+from bert_tfx.components.predictor.predictions import BASELINE, CANDIDATE
+from bert_tfx.components.promotion_gate import executor as promotion_gate
+from bert_tfx.components.promotion_gate.decision import Decision
+from bert_tfx.components.serving_gate import executor as serving_gate
 from bert_tfx.modeling.features import NUM_TOKENS, NUM_TRUNCATED, TOKEN_IDS
 from bert_tfx.modeling.tokenization import CLS
 from bert_tfx.pipeline.config import Config
@@ -20,13 +27,24 @@ from bert_tfx.pipeline.evaluation import ACCURACY
 from bert_tfx.pipeline.local_runner import NodeRun
 from bert_tfx.schema.tasks import LABEL
 
+_WIDTH = 100
+_OVERALL = {
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "mcc": "MCC",
+    "macro_roc_auc": "ROC AUC",
+    "log_loss": "log loss",
+    "expected_calibration_error": "calibration error",
+}
+_BY_LABEL = {"precision": "precision", "recall": "recall", "f1": "F1", "roc_auc": "ROC AUC"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
     """The outcome of a run.
 
     Attributes:
-        blessed: Whether the model reached what it must.
+        blessed: Whether the model reached what it must, and was served as it should be.
         pushed_to: The folder of the pushed version, or None.
         text: All of it, for a person.
     """
@@ -50,9 +68,11 @@ def summarize(config: Config, runs: Sequence[NodeRun]) -> Summary:
     outputs = {run.name: _outputs(store, run.execution_id) for run in runs}
     examples = outputs["TsvExampleGen"]["examples"].custom_properties
     pushed = outputs["ModelPusher"]["pushed_model"].custom_properties
-    blessing = outputs["Evaluator"]["blessing"].custom_properties
-    blessed = blessing["blessed"].int_value == 1
     pushed_to = pushed["pushed_destination"].string_value if pushed["pushed"].int_value else None
+    decision = Decision.from_json(
+        _read(outputs["PromotionGate"]["decision"].uri, promotion_gate.DECISION_FILE)
+    )
+    findings = json.loads(_read(outputs["ServingGate"]["findings"].uri, serving_gate.FINDINGS_FILE))
 
     lines = ["", *_table(runs), ""]
     for split in config.layout.output_splits:
@@ -64,14 +84,14 @@ def summarize(config: Config, runs: Sequence[NodeRun]) -> Summary:
             f"Rows        {split}: {counts['read']:,} read, {counts['written']:,} written, "
             f"{counts['rejected']:,} rejected"
         )
+    lines += _warning_lines(outputs)
     lines += _token_lines(outputs["Transform"]["post_transform_stats"].uri)
     lines += _evaluation_lines(
         config, outputs["Evaluator"]["evaluation"].uri, majority=_majority(config, examples)
     )
-    if pushed_to:
-        lines.append(f"Model       {pushed_to}")
-    else:
-        lines.append("Model       not pushed: it does not reach what it must")
+    lines += _told("Promotion", decision.verdict, *decision.reasons[1:], *decision.warnings)
+    lines += _serving_lines(findings)
+    lines.append(f"Model       {pushed_to or 'not pushed'}")
     lines += [
         f"Artifacts   {config.artifacts_dir}",
         f"Lineage     {config.metadata_file}",
@@ -80,7 +100,46 @@ def summarize(config: Config, runs: Sequence[NodeRun]) -> Summary:
         lines.append(f"Rejects     {config.rejects_dir}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     lines.append(f"Memory      {peak:.1f} GB at most")
-    return Summary(blessed, pushed_to, "\n".join(lines))
+    passed = decision.blessed and findings["passed"]
+    return Summary(passed, pushed_to, "\n".join(lines))
+
+
+def _read(uri: str, name: str) -> str:
+    with open(os.path.join(uri, name), encoding="utf-8") as file:
+        return file.read()
+
+
+def _told(title: str, *sentences: str) -> list[str]:
+    """Puts sentences under a title, folded to the width of a terminal."""
+    lines = [
+        line
+        for sentence in sentences
+        for line in textwrap.wrap(
+            sentence, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
+    ]
+    return [f"{title if not i else '':12}{line}" for i, line in enumerate(lines)]
+
+
+def _warning_lines(outputs: Mapping[str, Mapping[str, metadata_store_pb2.Artifact]]) -> list[str]:
+    """Says what the gates of the data warn of."""
+    messages = [
+        f"{result['name']}: {result['message']}"
+        for gate in (checks.DATA, checks.TOKENS)
+        for result in json.loads(_read(outputs[gate]["report"].uri, checks.REPORT_FILE))["checks"]
+        if not result["passed"]
+    ]
+    return _told("Data", *messages)
+
+
+def _serving_lines(findings: Mapping[str, Any]) -> list[str]:
+    lines = _told("Serving", findings["verdict"])
+    for load in findings.get("load", {}).get("candidate", ()):
+        lines.append(
+            f"{'':12}requests of {load['rows']}: p50 {load['p50']:.1f} ms, p99 {load['p99']:.1f} "
+            f"ms, {load['rows_per_second']:,.0f} rows/s"
+        )
+    return lines
 
 
 def _table(runs: Sequence[NodeRun]) -> list[str]:
@@ -116,29 +175,16 @@ def _token_lines(statistics_uri: str) -> list[str]:
 
 def _evaluation_lines(config: Config, evaluation: str, *, majority: float) -> list[str]:
     metrics, by_slice, baseline_accuracy = _metrics(evaluation)
-    accuracy = metrics[ACCURACY]
-    needed = f"{config.min_accuracy:.4f} needed"
+    needed = f"{config.promotion.min_accuracy:.4f} needed"
     if baseline_accuracy is not None:
-        needed += (
-            f"; the last blessed model has {baseline_accuracy:.4f}, "
-            f"{config.max_regression:.4f} less would do"
-        )
+        needed += f"; the last promoted model has {baseline_accuracy:.4f}"
     lines = [
-        f"Evaluation  accuracy {accuracy:.4f} ({needed}; the larger class alone gives "
+        f"Evaluation  accuracy {metrics[ACCURACY]:.4f} ({needed}; the larger class alone gives "
         f"{majority:.4f})",
-        f"            log loss {metrics['sparse_categorical_crossentropy']:.4f}",
+        _values(metrics, _OVERALL),
     ]
     for class_id, label in enumerate(config.task.labels):
-        values = ", ".join(
-            f"{name} {metrics[f'{metric}.{class_id}']:.4f}"
-            for name, metric in (
-                ("precision", "precision"),
-                ("recall", "recall"),
-                ("F1", "f1_score"),
-                ("AUC", "auc"),
-            )
-        )
-        lines.append(f"            label {label}: {values}")
+        lines.append(_values(metrics, _BY_LABEL, title=f"label {label}: ", suffix=f".{class_id}"))
     for key, rows in by_slice.items():
         if key == LABEL:
             rows = [(config.task.labels[int(value)], acc, n) for value, acc, n in rows]
@@ -148,14 +194,22 @@ def _evaluation_lines(config: Config, evaluation: str, *, majority: float) -> li
     return lines
 
 
+def _values(
+    metrics: Mapping[str, float], names: Mapping[str, str], *, title: str = "", suffix: str = ""
+) -> str:
+    values = ", ".join(f"{text} {metrics[name + suffix]:.4f}" for name, text in names.items())
+    return f"{'':12}{title}{values}"
+
+
 def _metrics(
     evaluation: str,
 ) -> tuple[dict[str, float], dict[str, list[tuple[str, float, int]]], float | None]:
     """Returns the candidate's metrics, accuracy and rows by slice, the baseline's accuracy."""
     result = tfma.load_eval_result(evaluation)
+    # An Evaluator without a baseline gives the candidate no name.
     has_baseline = any(spec.is_baseline for spec in result.config.model_specs)
     if has_baseline:
-        result = tfma.load_eval_result(evaluation, model_name=tfma.CANDIDATE_KEY)
+        result = tfma.load_eval_result(evaluation, model_name=CANDIDATE)
     overall: dict[str, float] = {}
     by_slice: dict[str, list[tuple[str, float, int]]] = {}
     for slice_key, metrics in result.slicing_metrics:
@@ -168,7 +222,7 @@ def _metrics(
             by_slice.setdefault(key, []).append(row)
     baseline_accuracy = None
     if has_baseline:
-        baseline = tfma.load_eval_result(evaluation, model_name=tfma.BASELINE_KEY)
+        baseline = tfma.load_eval_result(evaluation, model_name=BASELINE)
         baseline_accuracy = next(
             _flat(metrics)[ACCURACY]
             for slice_key, metrics in baseline.slicing_metrics

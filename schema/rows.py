@@ -6,6 +6,7 @@ Ingestion, and the commands that do without a pipeline, read rows here and nowhe
 import codecs
 import gzip
 import hashlib
+import re
 import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +21,14 @@ MAX_ROW_BYTES = 256 * 1024
 
 # So many labels are named in a message.
 _NAMED = 5
+
+# Each ideograph is a word of its own to the tokenizer, so a space beside one changes nothing. The
+# blocks are those of google-research/bert, `tokenization.py`, `_is_chinese_char`.
+_CJK = (
+    "[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002ceaf"
+    "\uf900-\ufaff\U0002f800-\U0002fa1f]"
+)
+_SPACE_BESIDE_CJK = re.compile(f" (?={_CJK})|(?<={_CJK}) ")
 
 Features = dict[str, bytes | int]
 
@@ -139,18 +148,34 @@ def read_rows(lines: Iterable[bytes], files: TsvFiles, path: str) -> Iterator[tu
         raise InputError(f"{path}: the file is empty")
 
 
+def normalize_text(text: str) -> str:
+    """Returns what is left of a text where case, width and space do not count.
+
+    Compatibility forms become plain ones (NFKC: full width, ligatures), case is folded, white space
+    becomes one space, and none where it starts or ends the text or stands beside an ideograph.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        A text to compare with others; normalizing it again changes nothing.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return _SPACE_BESIDE_CJK.sub("", " ".join(folded.split()))
+
+
 def falls_into_eval(texts: Sequence[str], eval_fraction: float) -> bool:
     """Decides by a hash of its text whether a row of a hash split belongs to eval.
 
-    Texts that differ in nothing but case, width or space are one text, and the order of a pair does
-    not matter, so that no text to evaluate on was trained on.
+    Texts that are one to `normalize_text` are one text, and the order of a pair does not matter, so
+    that no text to evaluate on was trained on.
 
     Args:
         texts: The row's texts.
         eval_fraction: The share of the hash space that is eval's.
     """
-    keys = (" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in texts)
-    digest = hashlib.sha256("\n".join(sorted(keys)).encode()).digest()
+    keys = sorted(map(normalize_text, texts))
+    digest = hashlib.sha256("\n".join(keys).encode()).digest()
     return int.from_bytes(digest[:8], "big") < eval_fraction * 2**64
 
 

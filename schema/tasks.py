@@ -20,6 +20,13 @@ from bert_tfx.schema.errors import InputError
 TEXT_A = "text_a"
 TEXT_B = "text_b"
 LABEL = "label"
+# Where a row stands in the files, as the ingestion writes it: `dev.tsv:17`.
+SOURCE_ROW = "source_row"
+# Facts about a row's tokens, which the transform adds: TFDV turns them into the length quantiles,
+# the unknown rate and the truncation rate, and the evaluation slices by them.
+NUM_TOKENS = "num_tokens"
+NUM_UNKNOWN = "num_unknown"
+NUM_TRUNCATED = "num_truncated"
 
 TRAIN = "train"
 EVAL = "eval"
@@ -152,6 +159,11 @@ class Task:
             )
         if len(set(files.columns)) < len(files.columns):
             raise InputError(f"{where}: a column is named twice: {', '.join(files.columns)}")
+        if SOURCE_ROW in files.columns:
+            raise InputError(
+                f"{where}: a column cannot become the feature {SOURCE_ROW!r}, which says where a "
+                "row stands in the files. Give the column another name"
+            )
         if bad := [c for c in files.columns if not _NAME.fullmatch(c)]:
             raise InputError(
                 f"{where}: column {bad[0]!r} cannot become a feature: its name must start with a "

@@ -6,7 +6,7 @@ import pathlib
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from bert_tfx.schema.tasks import LABEL, TASKS, Layout, Task
+from bert_tfx.schema.tasks import LABEL, SOURCE_ROW, TASKS, Layout, Task
 
 TRAINING = "TRAINING"
 SERVING = "SERVING"
@@ -39,7 +39,8 @@ def task_schema(task: Task, layout: Layout) -> schema_pb2.Schema:
     Text is there in every row (the ingestion lets no empty text through), the label is a class
     index within the task's labels. Unlabelled rows, such as a test split without labels, are
     checked in the environment `SERVING`, where the label is not expected. Extra columns are
-    strings; one that every split has is expected in every row.
+    strings; one that every split has is expected in every row. Every schema knows `source_row`, and
+    none demands it: it differs from row to row, so statistics may leave it out.
 
     Args:
         task: The task. Those in `TASKS` have a curated schema, `schema/<name>/schema.pbtxt`; a
@@ -62,6 +63,7 @@ def task_schema(task: Task, layout: Layout) -> schema_pb2.Schema:
         feature = schema.feature.add(name=name, type=schema_pb2.BYTES)
         if all(name in files.columns for files in layout.splits.values()):
             _required(feature)
+    schema.feature.add(name=SOURCE_ROW, type=schema_pb2.BYTES)
     return schema
 
 

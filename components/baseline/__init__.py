@@ -1,1 +1,1 @@
-"""The model that a candidate is compared with."""
+"""What a candidate is compared with."""

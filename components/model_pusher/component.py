@@ -37,7 +37,8 @@ class ModelPusher(base_component.BaseComponent):
 
     Args:
         model: The candidate.
-        model_blessing: The Evaluator's verdict; without a blessing nothing is pushed.
+        model_blessing: PromotionGate's verdict; without a blessing nothing is pushed.
+        infra_blessing: ServingGate's verdict, likewise.
         base_directory: The folder that the server watches; the model becomes
             `<base_directory>/<version>/`.
         server: The gRPC address (`HOST:PORT`) of a server that watches it; it is asked for the new
@@ -64,6 +65,7 @@ class ModelPusher(base_component.BaseComponent):
         *,
         model: types.BaseChannel,
         model_blessing: types.BaseChannel,
+        infra_blessing: types.BaseChannel | None = None,
         base_directory: str,
         server: str | None = None,
         model_name: str = DEFAULT_MODEL,
@@ -103,6 +105,7 @@ class ModelPusher(base_component.BaseComponent):
             ModelPusherSpec(
                 model=model,
                 model_blessing=model_blessing,
+                infra_blessing=infra_blessing,
                 push_destination=pusher_pb2.PushDestination(
                     filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=base_directory)
                 ),

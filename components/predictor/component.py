@@ -9,6 +9,7 @@ from tfx import types
 from tfx.dsl.components.base import base_beam_component, executor_spec
 from tfx.types import component_spec, standard_artifacts
 
+from bert_tfx.components.data_gate.component import DataGateReport
 from bert_tfx.components.predictor import executor
 
 
@@ -18,6 +19,7 @@ class PredictorSpec(component_spec.ComponentSpec):
     PARAMETERS = {"fingerprint": component_spec.ExecutionParameter(type=str)}
     INPUTS = {
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
+        "data_report": component_spec.ChannelParameter(type=DataGateReport),
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
         "baseline_model": component_spec.ChannelParameter(
             type=standard_artifacts.Model, optional=True
@@ -31,6 +33,7 @@ class Predictor(base_beam_component.BaseBeamComponent):
 
     Args:
         examples: The raw rows, with a split `eval`.
+        data_report: Says which of them leaked, of `DataGate`.
         model: The candidate.
         baseline_model: The model it is compared with; there may be none.
         fingerprint: Of the source code; another one makes a cached result void.
@@ -43,6 +46,7 @@ class Predictor(base_beam_component.BaseBeamComponent):
         self,
         *,
         examples: types.BaseChannel,
+        data_report: types.BaseChannel,
         model: types.BaseChannel,
         baseline_model: types.BaseChannel | None = None,
         fingerprint: str,
@@ -51,6 +55,7 @@ class Predictor(base_beam_component.BaseBeamComponent):
         super().__init__(
             PredictorSpec(
                 examples=examples,
+                data_report=data_report,
                 model=model,
                 baseline_model=baseline_model,
                 fingerprint=fingerprint,

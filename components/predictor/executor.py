@@ -1,5 +1,6 @@
 """Executor of Predictor."""
 
+import logging
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,7 +9,6 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import tensorflow as tf
-from absl import logging
 from tfx import types
 from tfx.components.util import examples_utils
 from tfx.dsl.components.base import base_beam_executor
@@ -16,15 +16,19 @@ from tfx.dsl.io import fileio
 from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils
 
+from bert_tfx.components.data_gate.repeats import read_leaked_eval_rows
 from bert_tfx.components.exported_model import ExportedModel, exported_model
 from bert_tfx.components.predictor.predictions import (
     BASELINE,
     CANDIDATE,
-    SLICE_FEATURES,
+    LEAKED,
+    MODEL_SLICES,
     probabilities_feature,
 )
 from bert_tfx.schema.errors import InputError
-from bert_tfx.schema.tasks import EVAL
+from bert_tfx.schema.tasks import EVAL, SOURCE_ROW
+
+_logger = logging.getLogger(__name__)
 
 _SIGNATURE = "serving_default"
 _SLICE_SIGNATURE = "slice_features"
@@ -45,7 +49,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         """Predicts the eval split; each file of it becomes a file.
 
         Args:
-            input_dict: `examples`, `model` and perhaps `baseline_model`.
+            input_dict: `examples`, `data_report`, `model` and perhaps `baseline_model`.
             output_dict: `predictions`.
             exec_properties: None counts.
 
@@ -57,6 +61,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             models[BASELINE] = exported_model(input_dict["baseline_model"])
             _check_comparable(models[CANDIDATE], models[BASELINE])
 
+        leaked = read_leaked_eval_rows(artifact_utils.get_single_uri(input_dict["data_report"]))
         predictions = artifact_utils.get_single_instance(output_dict["predictions"])
         predictions.split_names = artifact_utils.encode_split_names([EVAL])
         examples_utils.set_payload_format(predictions, example_gen_pb2.FORMAT_TF_EXAMPLE)
@@ -77,11 +82,12 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                         source,
                         target,
                         scratch,
+                        leaked,
                     )
                 )
             )
         fileio.rmtree(scratch)
-        logging.info("Predictor: %s answered %d files of rows", " and ".join(models), len(names))
+        _logger.info("%s answered %d files of rows", " and ".join(models), len(names))
 
 
 def _check_comparable(candidate: ExportedModel, baseline: ExportedModel) -> None:
@@ -100,11 +106,19 @@ def _check_comparable(candidate: ExportedModel, baseline: ExportedModel) -> None
 class _PredictFile(beam.DoFn):
     """Writes one file of rows with their answers: a whole file or none, the same in every run."""
 
-    def __init__(self, models: Mapping[str, str], source: str, target: str, scratch: str) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, str],
+        source: str,
+        target: str,
+        scratch: str,
+        leaked: frozenset[bytes],
+    ) -> None:
         self._paths = models
         self._source = source
         self._target = target
         self._scratch = scratch
+        self._leaked = leaked
         self._models: dict[str, Any] = {}
 
     def setup(self) -> None:
@@ -129,11 +143,14 @@ class _PredictFile(beam.DoFn):
             answer = model.signatures[_SIGNATURE](examples=records)
             added[probabilities_feature(name)] = answer["probabilities"].numpy()
         slices = self._models[CANDIDATE].signatures[_SLICE_SIGNATURE](examples=records)
-        added |= {name: slices[name].numpy() for name in SLICE_FEATURES}
+        added |= {name: slices[name].numpy() for name in MODEL_SLICES}
         for row, record in enumerate(records.numpy()):
             example = tf.train.Example.FromString(record)
+            feature = example.features.feature
             for name, values in added.items():
-                _set(example.features.feature[name], values[row])
+                _set(feature[name], values[row])
+            (source_row,) = feature[SOURCE_ROW].bytes_list.value
+            _set(feature[LEAKED], b"yes" if source_row in self._leaked else b"no")
             yield example.SerializeToString()
 
 

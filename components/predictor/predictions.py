@@ -4,7 +4,7 @@ Beside the row's own features stand
 
     candidate_probabilities   float32 [classes]
     baseline_probabilities    float32 [classes], where there is a baseline
-    length_bucket, truncated  bytes, what evaluations slice by
+    length_bucket, truncated, leaked  bytes, what evaluations slice by
 
 TFMA evaluates the file as it is, without a model; the gates read it with `read_predictions`.
 """
@@ -21,7 +21,11 @@ from bert_tfx.schema.tasks import LABEL
 
 CANDIDATE = "candidate"
 BASELINE = "baseline"
-SLICE_FEATURES = ("length_bucket", "truncated")
+LEAKED = "leaked"
+"""Whether the row's text stands in train, too: `yes` or `no`."""
+MODEL_SLICES = ("length_bucket", "truncated")
+"""What the model's own signature says of a row."""
+SLICE_FEATURES = (*MODEL_SLICES, LEAKED)
 
 
 def probabilities_feature(model: str) -> str:

@@ -8,6 +8,7 @@ from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import component_spec, standard_artifacts
 
 from bert_tfx.components.serving_gate import executor
+from bert_tfx.components.serving_gate.limits import ServingLimits
 
 
 class ServingFindings(types.Artifact):
@@ -21,11 +22,7 @@ class ServingGateSpec(component_spec.ComponentSpec):
 
     PARAMETERS = {
         "base_directory": component_spec.ExecutionParameter(type=str),
-        "tolerance": component_spec.ExecutionParameter(type=float),
-        "timeout": component_spec.ExecutionParameter(type=float),
-        "max_slowdown": component_spec.ExecutionParameter(type=float, optional=True),
-        "max_model_mb": component_spec.ExecutionParameter(type=float, optional=True),
-        "max_server_mb": component_spec.ExecutionParameter(type=float, optional=True),
+        "limits": component_spec.ExecutionParameter(type=str),
         "fingerprint": component_spec.ExecutionParameter(type=str),
     }
     INPUTS = {
@@ -51,12 +48,7 @@ class ServingGate(base_component.BaseComponent):
         predictions: The eval rows with its answers, of `Predictor`.
         base_directory: The folder of the pushed versions: the latest one there is what the
             candidate's speed is compared with.
-        tolerance: By how much a probability may differ from the evaluated one.
-        timeout: Seconds that the server has to load the model.
-        max_slowdown: How many times the latency (p50) of the last pushed model is allowed; None
-            allows all.
-        max_model_mb: Size of the exported model at most, in megabytes (10^6 bytes).
-        max_server_mb: Memory of the server at most, likewise.
+        limits: What it must keep to.
         fingerprint: Of the source code; another one makes a cached result void.
     """
 
@@ -70,29 +62,18 @@ class ServingGate(base_component.BaseComponent):
         model_blessing: types.BaseChannel,
         predictions: types.BaseChannel,
         base_directory: str,
-        tolerance: float = 1e-5,
-        timeout: float = 120.0,
-        max_slowdown: float | None = None,
-        max_model_mb: float | None = None,
-        max_server_mb: float | None = None,
+        limits: ServingLimits,
         fingerprint: str,
     ) -> None:
-        limits = {
-            "max_slowdown": max_slowdown,
-            "max_model_mb": max_model_mb,
-            "max_server_mb": max_server_mb,
-        }
         super().__init__(
             ServingGateSpec(
                 model=model,
                 model_blessing=model_blessing,
                 predictions=predictions,
                 base_directory=base_directory,
-                tolerance=float(tolerance),
-                timeout=float(timeout),
+                limits=limits.to_json(),
                 fingerprint=fingerprint,
                 findings=types.Channel(type=ServingFindings),
                 blessing=types.Channel(type=standard_artifacts.InfraBlessing),
-                **{name: float(value) for name, value in limits.items() if value is not None},
             )
         )

@@ -1,7 +1,9 @@
 """Executor of ServingGate."""
 
 import contextlib
+import dataclasses
 import json
+import logging
 import os
 import statistics
 import tempfile
@@ -9,7 +11,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from absl import logging
 from tfx import types
 from tfx.components.util import model_utils
 from tfx.dsl.components.base import base_executor
@@ -20,6 +21,7 @@ from bert_tfx.components.exported_model import ExportedModel, exported_model
 from bert_tfx.components.model_pusher.storage import copy_file, storage_of
 from bert_tfx.components.model_pusher.version_folder import VersionFolder
 from bert_tfx.components.predictor.predictions import read_examples
+from bert_tfx.components.serving_gate.limits import ServingLimits
 from bert_tfx.components.serving_gate.requests import (
     INPUTS,
     SERVE_TEXT,
@@ -35,6 +37,8 @@ from bert_tfx.schema.tasks import EVAL
 from bert_tfx.serving.errors import BadAnswer, ServingError
 from bert_tfx.serving.load import Load, measure
 from bert_tfx.serving.server_process import ServerProcess, installed_program, one_model_server
+
+_logger = logging.getLogger(__name__)
 
 FINDINGS_FILE = "findings.json"
 
@@ -66,22 +70,26 @@ class Executor(base_executor.BaseExecutor):
         Args:
             input_dict: `model`, `model_blessing`, `predictions`.
             output_dict: `findings`, `blessing`.
-            exec_properties: The limits (`ServingGate`).
+            exec_properties: `limits` (JSON of `ServingLimits`), `base_directory`.
         """
         blessing = artifact_utils.get_single_instance(output_dict["blessing"])
         if model_utils.is_model_blessed(
             artifact_utils.get_single_instance(input_dict["model_blessing"])
         ):
-            findings = _findings(input_dict, exec_properties)
+            findings = _findings(
+                input_dict,
+                ServingLimits.from_json(exec_properties["limits"]),
+                exec_properties["base_directory"],
+            )
         else:
             findings = {
                 "passed": False,
                 "verdict": "The server was not asked, because the model is not good enough.",
             }
         if findings["passed"]:
-            logging.info("ServingGate: %s", findings["verdict"])
+            _logger.info("%s", findings["verdict"])
         else:
-            logging.warning("ServingGate: %s", findings["verdict"])
+            _logger.warning("%s", findings["verdict"])
         # As TFX's InfraValidator marks it, and its Pusher reads it.
         io_utils.write_string_file(
             os.path.join(blessing.uri, _MARKER_FILES[findings["passed"]]), ""
@@ -94,7 +102,7 @@ class Executor(base_executor.BaseExecutor):
 
 
 def _findings(
-    input_dict: dict[str, list[types.Artifact]], limits: Mapping[str, Any]
+    input_dict: dict[str, list[types.Artifact]], limits: ServingLimits, base_directory: str
 ) -> dict[str, Any]:
     """Asks the candidate; returns what `findings.json` holds."""
     model = exported_model(input_dict["model"])
@@ -103,18 +111,15 @@ def _findings(
     findings: dict[str, Any] = {
         "program": installed_program(),
         "model_bytes": sum(storage_of(model.path).sizes(model.path).values()),
-        "limits": {
-            name: limits.get(name)
-            for name in ("tolerance", "max_slowdown", "max_model_mb", "max_server_mb")
-        },
+        "limits": dataclasses.asdict(limits),
     }
     problems: list[str] = []
     try:
-        with _served(model.path, limits["timeout"]) as server:
+        with _served(model.path, limits.serving_timeout) as server:
             findings["seconds_to_available"] = server.seconds
-            problems += _answers(server, model, golden, limits["tolerance"], findings)
+            problems += _answers(server, model, golden, limits.serving_tolerance, findings)
             if not problems:
-                last = _last_pushed(limits)
+                last = None if limits.max_slowdown is None else _last_pushed(base_directory)
                 findings["compared_with"] = last
                 problems += _speed(server, golden, last, limits, findings)
             findings["server_peak_bytes"] = server.peak_memory()
@@ -202,21 +207,18 @@ def _answers(
     return problems
 
 
-def _last_pushed(limits: Mapping[str, Any]) -> str | None:
-    """Returns the model that the candidate's speed is compared with, if it is to be."""
-    if limits.get("max_slowdown") is None:
-        return None
-    versions = VersionFolder(limits["base_directory"])
-    pushed = {version.number: version.folder for version in versions.versions()}
-    numbers = versions.numbers()
-    return pushed[numbers[-1]] if numbers else None
+def _last_pushed(base_directory: str) -> str | None:
+    """Returns the folder of the latest version, if there is one."""
+    folder = VersionFolder(base_directory)
+    numbers = folder.numbers()
+    return next((v.folder for v in folder.versions() if numbers and v.number == numbers[-1]), None)
 
 
 def _speed(
     server: ServerProcess,
     golden: Sequence[GoldenRow],
     last: str | None,
-    limits: Mapping[str, Any],
+    limits: ServingLimits,
     findings: dict[str, Any],
 ) -> list[str]:
     """Measures latency and throughput, beside those of the last pushed model."""
@@ -225,7 +227,9 @@ def _speed(
     with contextlib.ExitStack() as stack:
         targets = {"candidate": server.target}
         if last is not None:
-            targets["last_pushed"] = stack.enter_context(_served(last, limits["timeout"])).target
+            targets["last_pushed"] = stack.enter_context(
+                _served(last, limits.serving_timeout)
+            ).target
         measured: dict[str, list[dict[str, Any]]] = {name: [] for name in targets}
         for rows in _MEASURED_BATCHES:
             turns: dict[str, list[Load]] = {name: [] for name in targets}
@@ -237,11 +241,11 @@ def _speed(
     findings["load"] = measured
     for new, old in zip(measured["candidate"], measured.get("last_pushed", ()), strict=False):
         slowdown = new["p50"] / old["p50"]
-        if slowdown > limits["max_slowdown"]:
+        if limits.max_slowdown is not None and slowdown > limits.max_slowdown:
             problems.append(
                 f"requests of {new['rows']} rows take {new['p50']:.1f} ms (p50), {slowdown:.2f} "
                 f"times the {old['p50']:.1f} ms of the last pushed model, where "
-                f"{limits['max_slowdown']:g} times is allowed"
+                f"{limits.max_slowdown:g} times is allowed"
             )
     return problems
 
@@ -263,13 +267,13 @@ def _middle(loads: Sequence[Load]) -> dict[str, Any]:
     }
 
 
-def _sizes(findings: Mapping[str, Any], limits: Mapping[str, Any]) -> list[str]:
+def _sizes(findings: Mapping[str, Any], limits: ServingLimits) -> list[str]:
     problems = []
-    for limit, figure, what in (
-        ("max_model_mb", "model_bytes", "the exported model has"),
-        ("max_server_mb", "server_peak_bytes", "the server held"),
+    for most, figure, what in (
+        (limits.max_model_mb, "model_bytes", "the exported model has"),
+        (limits.max_server_mb, "server_peak_bytes", "the server held"),
     ):
-        most, found = limits.get(limit), findings.get(figure)
+        found = findings.get(figure)
         if most is not None and found is not None and found / _MB > most:
             problems.append(f"{what} {found / _MB:,.0f} MB, where {most:,g} MB are allowed")
     return problems

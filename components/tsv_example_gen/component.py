@@ -60,9 +60,11 @@ class TsvExampleGen(base.FileBasedExampleGen):
       feature { key: "text_a" value { bytes_list { value: 'A "quiet" room.' } } }
       feature { key: "label"  value { int64_list { value: 1 } } }
       feature { key: "source" value { bytes_list { value: "web" } } }
+      feature { key: "source_row" value { bytes_list { value: "train.tsv:2" } } }
     }
     ```
 
+    `source_row` says where the row stands: the file, relative to `data_dir`, and the line, from 1.
     Text reaches the record byte for byte. A row is rejected where it has another number of columns,
     an unknown label, an empty text, a NUL byte, bytes that are not UTF-8, or more than
     `executor.MAX_ROW_BYTES` bytes. Rejected rows are listed in `<rejects_dir>/<split>.tsv` (`file`,
@@ -121,6 +123,7 @@ class TsvExampleGen(base.FileBasedExampleGen):
             {
                 # Only the layout in use, so that a new one elsewhere in the task changes no key.
                 "task": dataclasses.replace(task, layouts=(layout,)).to_json(),
+                "data_dir": data_dir,
                 "rejects_dir": rejects_dir,
                 "max_rejects": max_rejects,
                 "eval_fraction": eval_fraction,

@@ -31,6 +31,7 @@ from bert_tfx.schema.rows import Misfit, RowParser, falls_into_eval, read_lines,
 from bert_tfx.schema.tasks import (
     EVAL,
     LABEL,
+    SOURCE_ROW,
     SPLITS,
     TEST,
     TEXT_A,
@@ -139,12 +140,14 @@ class _ReadTsv(beam.DoFn):
         files: TsvFiles,
         labels: Sequence[str],
         *,
+        data_dir: str,
         eval_fraction: float | None,
         num_shards: int,
     ) -> None:
         self._split = split
         self._files = files
         self._labels = labels
+        self._data_dir = data_dir
         self._eval_fraction = eval_fraction
         self._num_shards = num_shards
 
@@ -154,6 +157,8 @@ class _ReadTsv(beam.DoFn):
         example = tf.train.Example()
         slots = example.features.feature
         texts = [name for name in self._files.columns if name in (TEXT_A, TEXT_B)]
+        # Printable, so that a line of a list can hold it.
+        source = escape(os.fsencode(os.path.relpath(element, self._data_dir)))
         split = self._split
         written: collections.Counter[tuple[str, Any]] = collections.Counter()
         rejected = 0
@@ -184,6 +189,7 @@ class _ReadTsv(beam.DoFn):
                             slots[name].int64_list.value[:] = [value]
                         else:
                             slots[name].bytes_list.value[:] = [value]
+                    slots[SOURCE_ROW].bytes_list.value[:] = [f"{source}:{line}".encode()]
                     written[split, features.get(LABEL)] += 1
                     # The same in every run; the line number keeps equal rows apart.
                     order = zlib.crc32(row, line)
@@ -246,6 +252,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     split,
                     files,
                     task.labels,
+                    data_dir=parameters["data_dir"],
                     eval_fraction=parameters["eval_fraction"] if hashed else None,
                     num_shards=num_shards,
                 )

@@ -2,6 +2,8 @@
 
 import argparse
 
+from bert_tfx.components.data_gate.checks import CHECKS
+from bert_tfx.components.promotion_gate.limits import GATE_METRICS
 from bert_tfx.pipeline.commands import options
 from bert_tfx.pipeline.config import BEAM_RUNNERS, make_config
 from bert_tfx.pipeline.console import quieten
@@ -31,17 +33,56 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     options.add_model(parser)
     options.add_recipe(parser)
 
-    gates = parser.add_argument_group("gates")
+    data = parser.add_argument_group("what the data must be")
     options.add_numbers(
-        gates,
+        data,
         (
             ("max_rejects", "N", "rows that may be left out because they do not fit (default: 0)"),
-            ("min_accuracy", "X", "eval accuracy a model must reach (default: the task's)"),
-            ("max_regression", "X", "how far it may lie below the last good one (default: 0.01)"),
             ("eval_fraction", "X", "share of rows held out without an eval file (default: 0.1)"),
         ),
     )
+    data.add_argument(
+        "--limits",
+        metavar="NAME=X[:warn|:stop],...",
+        help="other limits than " + "; ".join(map(_limits_of, CHECKS)),
+    )
+
+    gates = parser.add_argument_group("what the model must reach")
+    options.add_numbers(
+        gates,
+        (
+            ("min_accuracy", "X", "eval accuracy (default: the task's)"),
+            ("max_regression", "X", "how far it may lie below the last good one (default: 0.01)"),
+            (
+                "confidence",
+                "X",
+                "how sure a larger loss must be to count, over all rows and on any slice; 0.5 "
+                "takes the figure as it is (default: 0.95)",
+            ),
+            ("min_slice_rows", "N", "smaller slices do not count (default: 50)"),
+            ("min_eval_rows", "N", "with fewer rows nothing is promoted (default: 30)"),
+        ),
+    )
+    gates.add_argument(
+        "--gate-metric", choices=GATE_METRICS, help="what may not be lost (default: accuracy)"
+    )
     gates.add_argument("--slice-by", metavar="A,B", help="extra columns to slice the evaluation by")
+
+    serving = parser.add_argument_group("what the served model must keep to")
+    options.add_numbers(
+        serving,
+        (
+            (
+                "serving_tolerance",
+                "X",
+                "how far a served probability may be off the evaluated one (default: 1e-5)",
+            ),
+            ("serving_timeout", "X", "seconds in which it must be loaded (default: 120)"),
+            ("max_slowdown", "X", "times the latency of the last pushed model (default: any)"),
+            ("max_model_mb", "X", "megabytes of the exported model (default: any)"),
+            ("max_server_mb", "X", "megabytes of the server with it (default: any)"),
+        ),
+    )
 
     push = parser.add_argument_group("push")
     push.add_argument(
@@ -51,9 +92,30 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     push.add_argument("--push-model-name", metavar="NAME", help="the model there (default: model)")
     options.add_numbers(push, (("push_timeout", "X", "seconds it has to load it (default: 120)"),))
+    for name, text in (
+        ("tls-ca", "the authorities that its certificate is checked by, PEM; encrypts"),
+        ("tls-cert", "own certificate, PEM; encrypts"),
+        ("tls-key", "its private key, PEM"),
+        ("token-file", "the token to show"),
+    ):
+        push.add_argument(f"--push-{name}", metavar="FILE", help=text)
+
+    report = parser.add_argument_group("report")
+    report.add_argument(
+        "--report-text",
+        action="store_true",
+        default=None,
+        help="reports may hold texts of rows, such as the worst mistakes",
+    )
 
     engine = parser.add_argument_group("engine")
     engine.add_argument("--beam-runner", choices=BEAM_RUNNERS, help="(default: in_memory)")
+
+
+def _limits_of(check: str) -> str:
+    """Says what a check's default limits are."""
+    limits = ",".join(f"{limit.value:g}:{limit.severity}" for limit in CHECKS[check].limits)
+    return f"{check}={limits}"
 
 
 def run(arguments: argparse.Namespace) -> int:

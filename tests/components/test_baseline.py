@@ -1,7 +1,11 @@
 import pytest
 from tfx.types import standard_artifacts
 
-from bert_tfx.components.baseline.strategy import LatestOtherBlessedModelStrategy
+from bert_tfx.components.baseline.strategy import (
+    LatestOtherAcceptedStatisticsStrategy,
+    LatestOtherBlessedModelStrategy,
+)
+from bert_tfx.components.data_gate.component import DataGateReport
 
 
 def model(number: int) -> standard_artifacts.Model:
@@ -75,3 +79,75 @@ def test_unfinished_verdict_does_not_bless():
     unfinished = standard_artifacts.ModelBlessing()
     unfinished.id = 9
     assert resolve([model(1), model(2)], [unfinished], [model(2)]) == ([], [])
+
+
+# Statistics that a gate accepted.
+
+
+def statistics(number: int) -> standard_artifacts.ExampleStatistics:
+    made = standard_artifacts.ExampleStatistics()
+    made.id = number
+    return made
+
+
+def report(number: int, statistics_id: int) -> DataGateReport:
+    """A gate's report on statistics that it accepted."""
+    made = DataGateReport()
+    made.id = number
+    made.set_int_custom_property("statistics_id", statistics_id)
+    return made
+
+
+def resolve_statistics(statistics, reports, candidates):
+    resolved = LatestOtherAcceptedStatisticsStrategy().resolve_artifacts(
+        None, {"statistics": statistics, "report": reports, "candidate": candidates}
+    )
+    assert resolved.keys() == {"statistics", "report", "candidate"}
+    assert resolved["candidate"] == candidates
+    return (
+        [found.id for found in resolved["statistics"]],
+        [found.id for found in resolved["report"]],
+    )
+
+
+def test_first_statistics_have_no_baseline():
+    assert resolve_statistics([], [], []) == ([], [])
+    assert resolve_statistics([statistics(1)], [], [statistics(1)]) == ([], [])
+    # A second run over the same rows.
+    assert resolve_statistics([statistics(1)], [report(9, 1)], [statistics(1)]) == ([], [])
+
+
+def test_statistics_that_no_gate_accepted_are_no_baseline():
+    found = [statistics(1), statistics(2), statistics(3)]
+    assert resolve_statistics(found, [], [statistics(3)]) == ([], [])
+    unfinished = DataGateReport()
+    unfinished.id = 9
+    assert resolve_statistics(found, [unfinished], [statistics(3)]) == ([], [])
+    assert resolve_statistics(found, [report(9, 1)], [statistics(3)]) == ([1], [9])
+
+
+def test_statistics_accepted_already_keep_the_baseline_they_had():
+    found = [statistics(1), statistics(2)]
+    before = resolve_statistics(found, [report(8, 1)], [statistics(2)])
+    after = resolve_statistics(found, [report(8, 1), report(9, 2)], [statistics(2)])
+    assert before == after == ([1], [8])
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_statistics_accepted_last_are_the_baseline(backwards):
+    # Those of 1 were accepted again after those of 2.
+    found = [statistics(number) for number in (1, 2, 3)]
+    reports = [report(7, 1), report(8, 2), report(9, 1)]
+    if backwards:
+        found.reverse()
+        reports.reverse()
+    assert resolve_statistics(found, reports, [statistics(3)]) == ([1], [9])
+    assert resolve_statistics(found, reports, [statistics(1)]) == ([2], [8])
+
+
+def test_report_on_other_statistics_is_passed_over():
+    # Channels hold the artifacts of every component, and other gates accept other statistics.
+    assert resolve_statistics([statistics(1)], [report(8, 1), report(9, 5)], [statistics(2)]) == (
+        [1],
+        [8],
+    )

@@ -1,11 +1,16 @@
 """Predictor: what the models answer, row by row, and nothing half written."""
 
+import gzip
+import os
+
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_text  # noqa: F401, registers the ops of the tokenizer
 from tfx.types import standard_artifacts
 
+from bert_tfx.components.data_gate import checks
+from bert_tfx.components.data_gate.component import DataGateReport
 from bert_tfx.components.predictor.executor import Executor
 from bert_tfx.components.predictor.predictions import read_examples, read_predictions
 from bert_tfx.schema.errors import InputError
@@ -16,9 +21,14 @@ BEAM_ARGS = ["--runner=FnApiRunner", "--direct_running_mode=in_memory"]
 @pytest.fixture(scope="module")
 def rows(reviews):
     return [
-        {"text_a": text, "label": label, "genre": ("drama", "comedy")[index % 3 == 0]}
+        {
+            "text_a": text,
+            "label": label,
+            "genre": ("drama", "comedy")[index % 3 == 0],
+            "source_row": f"dev.tsv:{index + 2}",
+        }
         for index, (label, text) in enumerate(reviews(45, seed=5))
-    ] + [{"text_a": "the film " * 30, "label": 0}]
+    ] + [{"text_a": "the film " * 30, "label": 0, "source_row": "dev.tsv:47"}]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +45,18 @@ def predict(tmp_path):
         context = Executor.Context(
             beam_pipeline_args=BEAM_ARGS, tmp_dir=str(tmp_path / "tmp"), unique_id="1"
         )
-        inputs = {"examples": [examples], "model": [models[0]], "baseline_model": [*models[1:]]}
+        report = DataGateReport()
+        report.uri = str(tmp_path / "report")
+        os.makedirs(report.uri)
+        leaked = os.path.join(report.uri, checks.LEAKED_EVAL_ROWS_FILE)
+        with gzip.open(leaked, "wt", encoding="utf-8") as file:
+            file.write("dev.tsv:4\ndev.tsv:47\n")
+        inputs = {
+            "examples": [examples],
+            "data_report": [report],
+            "model": [models[0]],
+            "baseline_model": [*models[1:]],
+        }
         Executor(context).Do(inputs, {"predictions": [predictions]}, {})
         return predictions
 
@@ -61,7 +82,7 @@ def test_each_row_has_both_models_answers(tmp_path, rows, models, write_examples
     found = list(read_examples(str(split)))
     texts = [example.features.feature["text_a"].bytes_list.value[0].decode() for example in found]
     assert texts == [row["text_a"] for row in in_order]
-    read = read_predictions(str(split), ("genre", "truncated", "length_bucket"))
+    read = read_predictions(str(split), ("genre", "truncated", "length_bucket", "leaked"))
     np.testing.assert_array_equal(read.labels, [row["label"] for row in in_order])
     np.testing.assert_allclose(read.candidate, asked(models[0], texts), atol=1e-6)
     np.testing.assert_allclose(read.baseline, asked(models[1], texts), atol=1e-6)
@@ -69,6 +90,9 @@ def test_each_row_has_both_models_answers(tmp_path, rows, models, write_examples
     assert list(read.slices["genre"]) == [row.get("genre", "") for row in in_order]
     assert list(read.slices["truncated"]) == [
         "yes" if len(row["text_a"]) > 200 else "no" for row in in_order
+    ]
+    assert list(read.slices["leaked"]) == [
+        "yes" if row["source_row"] in ("dev.tsv:4", "dev.tsv:47") else "no" for row in in_order
     ]
     assert set(read.slices["length_bucket"]) == {"000-015", "016-031"}
 

@@ -13,6 +13,8 @@ from tfx.types import standard_artifacts
 from bert_tfx.components.model_pusher.version_folder import Origin, VersionFolder
 from bert_tfx.components.serving_gate import executor, requests
 from bert_tfx.components.serving_gate.component import ServingFindings
+from bert_tfx.components.serving_gate.limits import ServingLimits
+from bert_tfx.schema.errors import InputError
 from bert_tfx.serving.errors import BadAnswer
 from bert_tfx.serving.load import Load
 
@@ -55,9 +57,7 @@ def gate(tmp_path, write_examples, monkeypatch):
             {"findings": [findings], "blessing": [infra_blessing]},
             {
                 "base_directory": str(tmp_path / "serving"),
-                "tolerance": 1e-5,
-                "timeout": 60.0,
-                **limits,
+                "limits": ServingLimits(**limits).to_json(),
             },
         )
         found = json.loads((tmp_path / "findings" / "findings.json").read_text(encoding="utf-8"))
@@ -144,6 +144,13 @@ def test_a_slower_model_is_named_with_its_times(tmp_path, model, predicted, gate
         "requests of 1 rows take 30.0 ms (p50), 3.00 times the 10.0 ms of the last pushed model, "
         "where 1.5 times is allowed" in found["verdict"]
     )
+
+
+@pytest.mark.parametrize("name", ["serving_tolerance", "max_slowdown", "max_model_mb"])
+def test_limits_are_positive(name):
+    for value in (0, -1, float("nan")):
+        with pytest.raises(InputError, match=f"{name} must be positive. Received: {value}"):
+            ServingLimits(**{name: value})
 
 
 def test_golden_rows_are_the_same_ones_each_time_and_of_the_whole_split(predicted):

@@ -104,7 +104,14 @@ def dataset(examples: standard_artifacts.Examples, split: str) -> tf.data.TFReco
 
 
 def records(examples: standard_artifacts.Examples, split: str) -> list[dict]:
-    """Returns a split's examples as dicts, in the order of the files."""
+    """Returns a split's examples as dicts, in the order of the files, without where they stood."""
+    return [
+        {name: value for name, value in row.items() if name != "source_row"}
+        for row in whole_records(examples, split)
+    ]
+
+
+def whole_records(examples: standard_artifacts.Examples, split: str) -> list[dict]:
     rows = []
     for raw in dataset(examples, split):
         features = tf.train.Example.FromString(raw.numpy()).features.feature
@@ -191,6 +198,41 @@ def test_every_row_of_every_file_is_written(good):
     assert sorted(map(key, written)) == sorted(map(key, expected))
     assert records(examples, "eval") == [{"text_a": b"yes", "label": 1, "source": b"web"}] * 3
     assert records(examples, "test") == [{"text_a": b"nobody knows", "source": b"web"}]
+
+
+def test_every_record_says_where_its_row_stands(good):
+    data, _, examples = good
+    for split in ("train", "eval", "test"):
+        written = whole_records(examples, split)
+        places = [row["source_row"].decode() for row in written]
+        assert len({*places}) == len(places)
+        for place, row in zip(places, written, strict=True):
+            name, line = place.rsplit(":", 1)
+            path = pathlib.Path(data, name)
+            content = path.read_bytes()
+            lines = (gzip.decompress(content) if name.endswith(".gz") else content).split(b"\n")
+            assert row["text_a"] in lines[int(line) - 1].rstrip(b"\r").split(b"\t")
+    assert {row["source_row"] for row in whole_records(examples, "eval")} == {
+        b"dev.tsv:2",
+        b"dev.tsv:3",
+        b"dev.tsv:4",
+    }
+
+
+def test_an_odd_file_name_is_one_printable_field(tmp_path):
+    folder = tmp_path / "data" / "a\tb"
+    write(folder, train__tsv=HEADER + b"good\tfine\tweb\n", dev__tsv=HEADER + b"bad\tno\tweb\n")
+    (folder / "dev.tsv").rename(folder / "dev 评.tsv")
+    layout = REVIEWS.layouts[0]
+    splits = {
+        "train": dataclasses.replace(layout.splits["train"], pattern="*/train.tsv"),
+        "eval": dataclasses.replace(layout.splits["eval"], pattern="*/dev*.tsv"),
+    }
+    examples = ingest(REVIEWS, str(tmp_path / "data"), tmp_path, layout=Layout("own", splits))
+    (row,) = whole_records(examples, "train")
+    assert row["source_row"] == rb"a\tb/train.tsv:2"
+    (row,) = whole_records(examples, "eval")
+    assert row["source_row"] == r"a\tb/dev 评.tsv:2".encode()
 
 
 def test_records_are_shuffled(good):

@@ -1,9 +1,11 @@
 import dataclasses
+import datetime
 import json
 import os
 
 import pytest
 
+from bert_tfx.components.data_gate.checks import parse_limits
 from bert_tfx.modeling.recipes import RECIPES, TASK_RECIPES, Recipe
 from bert_tfx.pipeline.config import BEAM_RUNNERS, OPTIONS, load_options, make_config
 from bert_tfx.schema.errors import InputError
@@ -11,6 +13,33 @@ from bert_tfx.schema.tasks import TASKS
 
 OWN = {"name": "own", "labels": ["a", "b", "c", "d"], "columns": ["text_a", "label"], "train": "x"}
 NEEDED = {"task": "sst2", "data": "data", "output": "output"}
+
+
+@pytest.fixture
+def pem(tmp_path):
+    """Files for a server that wants to know who asks."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    certificate = x509.CertificateBuilder(
+        name, name, key.public_key(), 1, now, now + datetime.timedelta(hours=1)
+    ).sign(key, hashes.SHA256())
+    encoding = serialization.Encoding.PEM
+    contents = {
+        "ca": certificate.public_bytes(encoding),
+        "client_cert": certificate.public_bytes(encoding),
+        "client_key": key.private_bytes(
+            encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ),
+        "token": b"a-token",
+    }
+    for file, content in contents.items():
+        (tmp_path / file).write_bytes(content)
+    return {file: str(tmp_path / file) for file in contents}
 
 
 def config(**options):
@@ -22,7 +51,7 @@ def test_defaults_are_those_of_the_task(name):
     made = config(task=name)
     assert made.task is TASKS[name]
     assert made.recipe == RECIPES[TASK_RECIPES[name]]
-    assert 0.5 < made.min_accuracy < 1
+    assert 0.5 < made.promotion.min_accuracy < 1
     assert made.max_rejects == 0
     assert made.vocab_file is made.pretrained is None
 
@@ -31,7 +60,7 @@ def test_own_task_gets_the_plain_recipe_and_must_beat_guessing():
     made = config(task=OWN)
     assert made.task.labels == ("a", "b", "c", "d")
     assert made.recipe == Recipe()
-    assert made.min_accuracy == pytest.approx(1 / 4 + 0.1)
+    assert made.promotion.min_accuracy == pytest.approx(1 / 4 + 0.1)
     assert config(task=made.task) == made
 
 
@@ -49,7 +78,7 @@ def test_lineage_is_that_of_models_that_answer_the_same_questions():
 def test_own_task_of_a_published_name_takes_over_nothing():
     made = config(task={**OWN, "name": "sst2"})
     assert made.recipe == Recipe() != RECIPES["seed-sst2"]
-    assert made.min_accuracy == pytest.approx(1 / 4 + 0.1)
+    assert made.promotion.min_accuracy == pytest.approx(1 / 4 + 0.1)
 
 
 def test_sample_is_learned_by_the_smallest_size_unless_told_otherwise():
@@ -58,13 +87,22 @@ def test_sample_is_learned_by_the_smallest_size_unless_told_otherwise():
     assert config(task=OWN).size == "mini"
 
 
-def test_options_reach_config_and_recipe(vocab_file):
+def test_options_reach_config_and_its_parts(vocab_file, pem):
     values = {
         "model": "distilbert",
         "size": "base",
         "vocab": str(vocab_file),
         "lowercase": False,
         "max_regression": 0,
+        "confidence": 0.9,
+        "gate_metric": "mcc",
+        "min_slice_rows": 7,
+        "min_eval_rows": 8,
+        "serving_tolerance": 0.01,
+        "serving_timeout": 60,
+        "max_slowdown": 1.5,
+        "max_model_mb": 500,
+        "max_server_mb": 2000,
         "max_rejects": 7,
         "min_accuracy": 0.5,
         "eval_fraction": 0.25,
@@ -72,6 +110,11 @@ def test_options_reach_config_and_recipe(vocab_file):
         "push_server": "localhost:8500",
         "push_model_name": "reviews",
         "push_timeout": 9,
+        "push_tls_ca": pem["ca"],
+        "push_tls_cert": pem["client_cert"],
+        "push_tls_key": pem["client_key"],
+        "push_token_file": pem["token"],
+        "report_text": True,
         "beam_runner": "multi_processing",
         "max_length": 64,
         "batch_size": 8,
@@ -97,13 +140,34 @@ def test_options_reach_config_and_recipe(vocab_file):
         "distribution": "mirrored",
     }
     made = config(**values)
-    in_recipe = {field.name for field in dataclasses.fields(Recipe)}
-    assert in_recipe < values.keys()
+    parts = {
+        field.name: part
+        for part in (made.recipe, made.promotion, made.serving)
+        for field in dataclasses.fields(part)
+    }
+    assert parts.keys() < values.keys()
     for name, value in values.items():
-        owner = made.recipe if name in in_recipe else made
+        owner = parts.get(name, made)
         assert getattr(owner, "vocab_file" if name == "vocab" else name) == value
-    others = {"task", "data", "output", "recipe", "pretrained", "pretrained_sha256"}
+    others = {"task", "data", "output", "recipe", "pretrained", "pretrained_sha256", "limits"}
     assert others | values.keys() == OPTIONS.keys()
+
+
+def test_limits_of_the_data():
+    assert config().data_limits == parse_limits()
+    given = config(limits="leakage=0.2:stop,truncated=0.5").data_limits
+    assert given["leakage"]["stop"] == 0.2
+    assert given["truncated"] == {"warn": 0.5}
+    assert config(limits={"leakage": {"stop": 0.2}, "truncated": 0.5}).data_limits == given
+    with pytest.raises(InputError, match=r"^limits: there is no check 'leaks'; known are leakage,"):
+        config(limits="leaks=0.2")
+
+
+def test_files_for_a_server_need_one(pem):
+    with pytest.raises(InputError, match=r"^--push-tls-ca is for the server that --push-server"):
+        config(push_tls_ca=pem["ca"])
+    with pytest.raises(InputError, match=r"none\.pem"):
+        config(push_server="localhost:8500", push_tls_ca="none.pem")
 
 
 def test_recipe_by_name():
@@ -180,6 +244,12 @@ def test_value_that_is_no_number_is_refused(name, value):
         ("beam_runner", ["flink"], [*BEAM_RUNNERS]),
         ("min_accuracy", [-0.01, 1.01], [0, 1, 0.5]),
         ("max_regression", [-0.01, 1.01], [0, 1]),
+        ("confidence", [0.49, 1], [0.5, 0.99]),
+        ("gate_metric", ["f1"], ["accuracy", "macro_f1", "balanced_accuracy", "mcc"]),
+        ("min_slice_rows", [0], [1]),
+        ("min_eval_rows", [0], [1]),
+        ("serving_tolerance", [0], [1e-6]),
+        ("max_slowdown", [0, -1], [0.5, 2]),
         ("eval_fraction", [0, 1, -0.5], [0.01, 0.99]),
         ("max_rejects", [-1], [0, 10**9]),
         ("push_timeout", [0, -1], [0.5]),

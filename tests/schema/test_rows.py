@@ -11,6 +11,7 @@ from bert_tfx.schema.rows import (
     Misfit,
     RowParser,
     falls_into_eval,
+    normalize_text,
     parse_files,
     read_lines,
     read_rows,
@@ -145,6 +146,56 @@ def test_row_length_does_not_count_the_line_end(end, excess):
     (read, *rest) = read_lines(io.BytesIO(line + end + (b"y\n" if end else b"")))
     assert (len(read) > MAX_ROW_BYTES) == (excess > 0)
     assert rest == ([b"y"] if end else [])
+
+
+# Which texts are the same.
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("Good  film", " good\u3000FILM\t"),
+        ("Ｇｏｏｄ，１２％", "good,12%"),
+        ("STRASSE", "straße"),
+        ("ﬁne", "FINE"),
+        ("房间 很 好", "房间很好"),
+        ("用 USB 3.0 接口", "用USB 3.0接口"),
+        ("ガス", "ｶﾞｽ"),
+        ("İ", "i\u0307"),
+    ],
+)
+def test_case_width_and_space_do_not_count(text, same):
+    assert normalize_text(text) == normalize_text(same)
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        ("now here", "nowhere"),
+        ("good", "good."),
+        ("USB 3 0", "USB 30"),
+        ("résumé", "resume"),
+        ("好不", "不好"),
+        ("カス", "ガス"),
+    ],
+)
+def test_what_makes_another_text(text, other):
+    assert normalize_text(text) != normalize_text(other)
+
+
+@unhurried
+@given(texts)
+def test_a_normalized_text_is_its_own_normal_form(text):
+    normal = normalize_text(text)
+    assert normalize_text(normal) == normal
+    assert normalize_text(f"\u3000{text} \t") == normal
+    assert normal == normal.strip() and "  " not in normal
+
+
+@unhurried
+@given(texts, texts)
+def test_a_space_beside_an_ideograph_does_not_count(a, b):
+    assert normalize_text(f"{a} 好 {b}") == normalize_text(f"{a}好{b}")
 
 
 # The hash split.

@@ -337,6 +337,10 @@ def test_a_json_file_that_is_no_task_is_named(text, reason, tmp_path):
             "task 'own', split 'train': a column is named twice: text_a, label, label",
         ),
         (
+            {"columns": ["review", "stars", "source_row"]},
+            "task 'own', split 'train': a column cannot become the feature 'source_row', which",
+        ),
+        (
             {"columns": ["review", "stars", "a b"]},
             "task 'own', split 'train': column 'a b' cannot become a feature: its name must",
         ),

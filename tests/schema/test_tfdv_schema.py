@@ -43,7 +43,10 @@ def test_a_curated_schema_fits_its_task(name):
     task = TASKS[name]
     found = features(task_schema(task, task.layouts[0]))
     labelled = [f for lay in task.layouts for f in lay.splits.values() if f.labelled]
-    assert {column for files in labelled for column in files.columns} == set(found) - {"index"}
+    assert {column for files in labelled for column in files.columns} == set(found) - {
+        "index",
+        "source_row",
+    }
     for text in task.text_features:
         assert found[text].type == schema_pb2.BYTES
         assert is_required(found[text])
@@ -79,7 +82,7 @@ def test_a_curated_schema_says_what_one_made_from_the_task_would(name):
 def test_a_schema_is_made_from_an_own_task():
     task = own_task(OWN, where="here")
     found = features(task_schema(task, task.layouts[0]))
-    assert list(found) == ["text_a", "label", "source", "site"]
+    assert list(found) == ["text_a", "label", "source", "site", "source_row"]
     assert is_required(found["text_a"])
     assert is_required(found["label"])
     assert (found["label"].int_domain.min, found["label"].int_domain.max) == (0, 2)
@@ -101,7 +104,7 @@ def test_a_pair_has_both_texts():
         where="here",
     )
     found = features(task_schema(task, task.layouts[0]))
-    assert list(found) == ["text_a", "text_b", "label"]
+    assert list(found) == ["text_a", "text_b", "label", "source_row"]
     assert is_required(found["text_b"])
 
 
@@ -110,6 +113,14 @@ def test_the_index_of_a_glue_test_file_is_known():
     glue = task.layouts[0]
     assert "index" in glue.splits[TEST].columns
     assert not features(task_schema(task, glue))["index"].HasField("presence")
+
+
+@pytest.mark.parametrize("name", CURATED)
+def test_statistics_may_leave_out_where_a_row_stands(name):
+    task = TASKS[name]
+    row = features(task_schema(task, task.layouts[0]))["source_row"]
+    assert row.type == schema_pb2.BYTES
+    assert not row.HasField("presence")
 
 
 def test_an_own_task_does_not_get_the_curated_schema_of_its_namesake():

@@ -1,0 +1,1 @@
+"""PromotionGate: blesses a model on evidence, in words and figures."""

@@ -1,0 +1,45 @@
+"""What ServingGate holds a served model to. Plain Python, for the command line."""
+
+import dataclasses
+import json
+
+from bert_tfx.schema.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class ServingLimits:
+    """What a served model must keep to; None allows all.
+
+    Attributes:
+        serving_tolerance: By how much a served probability may differ from the evaluated one.
+            Rounding explains 1e-6 in 32 bits, and some 1e-2 in 16.
+        serving_timeout: Seconds that the server has to load the model.
+        max_slowdown: How many times the latency (p50) of the last pushed model, measured in turns
+            with it on the same machine.
+        max_model_mb: Size of the exported model, in megabytes (10^6 bytes).
+        max_server_mb: Memory of the server, in megabytes, with the candidate alone in it.
+
+    Raises:
+        InputError: If a value is not positive.
+    """
+
+    serving_tolerance: float = 1e-5
+    serving_timeout: float = 120.0
+    max_slowdown: float | None = None
+    max_model_mb: float | None = None
+    max_server_mb: float | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        for name, value in dataclasses.asdict(self).items():
+            if value is not None and not value > 0:
+                raise InputError(f"{name} must be positive. Received: {value}")
+
+    def to_json(self) -> str:
+        """Returns the limits as JSON, equal for equal limits (it takes part in cache keys)."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "ServingLimits":
+        """Returns the limits that `to_json` wrote."""
+        return cls(**json.loads(text))
