@@ -3,6 +3,7 @@
 PYTHON ?= python3.10
 PYTHON311 ?= python3.11
 OUTPUT ?= build/sample
+ASKED ?= The staff were rude.
 PYTEST_ARGS ?=
 LOCK_ARGS ?=
 
@@ -25,6 +26,9 @@ BIN := .venv/bin
 
 run: .venv/.run-installed  ## run the pipeline on the embedded sample, into OUTPUT (build/sample)
 	@$(BIN)/bert-tfx run --task sample --output "$(OUTPUT)"
+	echo
+	echo "The pushed model, served and asked over gRPC: bert-tfx predict --model $(OUTPUT)/serving \"$(ASKED)\""
+	$(BIN)/bert-tfx predict --model "$(OUTPUT)/serving" "$(ASKED)"
 
 test: .venv/.dev-installed  ## run the tests; PYTEST_ARGS="-k vocabulary -x" is passed on
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)

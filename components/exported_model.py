@@ -22,11 +22,13 @@ class ExportedModel:
         path: Its folder.
         labels: The label of each class.
         text_features: The features that it reads.
+        seed_accuracies: Eval accuracy of the model of each seed that was trained, its own included.
     """
 
     path: str
     labels: list[str]
     text_features: list[str]
+    seed_accuracies: list[float]
 
 
 def read_exported_model(path: str) -> ExportedModel:
@@ -41,7 +43,12 @@ def read_exported_model(path: str) -> ExportedModel:
     about_file = os.path.join(path, _ABOUT_FILE)
     try:
         about = json.loads(storage_of(path).read(about_file))
-        return ExportedModel(path, about["labels"], about["text_features"])
+        return ExportedModel(
+            path,
+            about["labels"],
+            about["text_features"],
+            about["training"].get("seed_accuracies", []),
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{about_file}: cannot be read, so {path} is no model that this package has exported"

@@ -196,6 +196,10 @@ class TrainingRun:
             "seed": result.best_seed,
             "epoch": best.best_epoch,
             "eval": best.history[best.best_epoch - 1],
+            "seed_accuracies": [
+                progress.history[progress.best_epoch - 1]["eval_accuracy"]
+                for progress in result.progress.values()
+            ],
         }
 
 

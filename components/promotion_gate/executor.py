@@ -12,6 +12,7 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
+from bert_tfx.components.exported_model import exported_model
 from bert_tfx.components.predictor.predictions import read_predictions
 from bert_tfx.components.promotion_gate.decision import decide
 from bert_tfx.components.promotion_gate.limits import PromotionLimits
@@ -64,6 +65,7 @@ class Executor(base_executor.BaseExecutor):
             Task.from_json(exec_properties["task"]).labels,
             PromotionLimits.from_json(exec_properties["limits"]),
             row_names=predictions.slices[SOURCE_ROW].tolist(),
+            seed_accuracies=exported_model(input_dict["model"]).seed_accuracies,
         )
         for warning in decision.warnings:
             _logger.warning("%s", warning)

@@ -37,7 +37,12 @@ def gate(tmp_path):
     """Writes rows of predictions, runs the executor over them, and returns its two outputs."""
 
     def gate(
-        *, wrong=(), baseline_wrong=None, count: int = ROWS, give_baseline: bool | None = None
+        *,
+        wrong=(),
+        baseline_wrong=None,
+        count: int = ROWS,
+        give_baseline: bool | None = None,
+        seed_accuracies=(0.9,),
     ):
         split = tmp_path / "predictions" / "Split-eval"
         split.mkdir(parents=True)
@@ -63,10 +68,16 @@ def gate(tmp_path):
             writer.close()
         predictions = artifact(standard_artifacts.Examples, tmp_path / "predictions")
         predictions.split_names = artifact_utils.encode_split_names(["eval"])
-        inputs = {
-            "predictions": [predictions],
-            "model": [artifact(standard_artifacts.Model, tmp_path / "model", 7)],
+        model = artifact(standard_artifacts.Model, tmp_path / "model", 7)
+        extra = tmp_path / "model" / "Format-Serving" / "assets.extra"
+        extra.mkdir(parents=True)
+        about = {
+            "labels": ["0", "1"],
+            "text_features": ["text_a"],
+            "training": {"seed_accuracies": seed_accuracies},
         }
+        (extra / "bert_tfx.json").write_text(json.dumps(about), encoding="utf-8")
+        inputs = {"predictions": [predictions], "model": [model]}
         if baseline_wrong is not None if give_baseline is None else give_baseline:
             inputs["baseline_model"] = [artifact(standard_artifacts.Model, tmp_path / "old", 3)]
         outputs = {
@@ -161,6 +172,14 @@ def test_no_rows_are_no_reason_to_promote(gate, baseline_wrong):
     decision, blessing = gate(count=0, baseline_wrong=baseline_wrong)
     assert decision.verdict.startswith("Not promoted: the eval split has no rows")
     assert not is_pushed(blessing)
+
+
+def test_the_model_tells_what_other_seeds_reached(gate):
+    decision, _ = gate(wrong=range(10), seed_accuracies=(0.95, 0.93, 0.97))
+    assert decision.seeds.mean == pytest.approx(0.95)
+    assert decision.warnings == [
+        "The accuracies of 3 seeds have mean 0.9500 and standard deviation 0.0200."
+    ]
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,14 @@ import pytest
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 INGESTION = ["ImportSchemaGen", "TsvExampleGen", "StatisticsGen", "ExampleValidator", "DataGate"]
-MODEL = ["Trainer", "Baseline", "Evaluator", "ModelPusher"]
-COMPONENTS = [*INGESTION, "Transform", *MODEL]
-# A Resolver looks anew each time.
-ALL_CACHED = dict.fromkeys(COMPONENTS, "cached") | {"Baseline": "done"}
+TOKENS = ["Transform", "TokenStatistics", "TokenGate"]
+JUDGEMENT = ["Predictor", "Evaluator", "PromotionGate", "ServingGate"]
+MODEL = ["Trainer", *JUDGEMENT, "ModelPusher"]
+# Resolvers look anew each time.
+RESOLVERS = dict.fromkeys(["AcceptedData", "AcceptedTokens", "Baseline"], "done")
+COMPONENTS = [*INGESTION, *TOKENS, *MODEL]
+ALL_DONE = dict.fromkeys(COMPONENTS, "done") | RESOLVERS
+ALL_CACHED = dict.fromkeys(COMPONENTS, "cached") | RESOLVERS
 
 RECIPE = ("--max-length", 16, "--batch-size", 16, "--min-accuracy", 0)
 TINY = ("--size", "tiny")
@@ -26,7 +30,7 @@ def learn(seed: int, epochs: int = 4) -> tuple[object, ...]:
 
 
 def baseline_accuracy(stdout: str) -> float | None:
-    found = re.search(r"the last blessed model has ([\d.]+)", stdout)
+    found = re.search(r"the last promoted model has ([\d.]+)", stdout)
     return float(found[1]) if found else None
 
 
@@ -86,7 +90,7 @@ def edited(run, glue, output, bad, tmp_path_factory, copy_package):
 
 
 def test_first_run_does_everything_and_pushes_one_model(first, output):
-    assert first.components == dict.fromkeys(COMPONENTS, "done")
+    assert first.components == ALL_DONE
     (version,) = first.versions
     assert f"Model       {output / 'serving' / str(version)}" in first.stdout
     assert first.artifacts["Model"] == first.artifacts["ModelEvaluation"] == 1
@@ -131,19 +135,19 @@ def test_deleted_model_is_pushed_again(again, restored):
 
 
 def test_another_recipe_trains_anew_on_the_same_tokens(bad):
-    done = dict.fromkeys([*INGESTION, "Transform"], "cached") | dict.fromkeys(MODEL, "done")
-    assert bad.components == done
+    assert bad.components == ALL_CACHED | dict.fromkeys(MODEL, "done")
 
 
 def test_bad_model_is_not_pushed(restored, bad, first):
     assert bad.versions == restored.versions
-    assert "not pushed: it does not reach what it must" in bad.stdout
+    assert "Promotion   Not promoted: accuracy " in bad.stdout
+    assert "Serving     The server was not asked" in bad.stdout
+    assert "Model       not pushed" in bad.stdout
     assert baseline_accuracy(bad.stdout) == accuracy(first.stdout) > accuracy(bad.stdout)
 
 
 def test_edited_source_makes_the_cache_void_from_there_on(edited):
-    done = dict.fromkeys(INGESTION, "cached") | dict.fromkeys(["Transform", *MODEL], "done")
-    assert edited.components == done
+    assert edited.components == ALL_DONE | dict.fromkeys(INGESTION, "cached")
 
 
 def test_next_good_model_is_held_against_the_last_good_one(first, bad, edited):
