@@ -35,7 +35,9 @@ PIPELINE = [
     "aiohttp>=3.9,<4",
     "apache-beam>=2.47,<3",
     "dill",  # undeclared by TensorFlow Transform and tfx-bsl, which import it
+    "jinja2>=3.1,<4",
     "keras>=3.12,<4",
+    "markupsafe",
     "ml-metadata>=1.16,<1.22",
     "numpy>=1.26,<3",
     "plotly>=6,<8",
@@ -75,6 +77,8 @@ setup(
         # All that an asking program needs: no TensorFlow.
         "client": CLIENT,
         "pipeline": PIPELINE,
+        # Beside `pipeline`, or in an environment of its own. SQLite would do one task at a time.
+        "airflow": ["apache-airflow>=2.11,<3", "psycopg2-binary"],
         "dev": [
             "cryptography",
             "hypothesis",

@@ -8,6 +8,7 @@ can go on at any step, on any machine and backend.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -65,7 +66,7 @@ class Rows:
             of these rows, but never more than the longest of all rows: a model need not have
             positions beyond that.
         """
-        width = min(padded_width(int(self.lengths[indices].max())), self._longest)
+        width = self._width(indices)
         lengths = self.lengths[indices]
         starts = self._starts[indices]
         positions = np.arange(width)
@@ -82,6 +83,14 @@ class Rows:
             "segment_ids": segments,
             "padding_mask": padding_mask,
         }
+
+    def padding(self, batches: Sequence[np.ndarray]) -> float:
+        """Returns the share of the batches' places that hold no token, in [0, 1)."""
+        places = sum(len(indices) * self._width(indices) for indices in batches)
+        return 1 - sum(int(self.lengths[indices].sum()) for indices in batches) / places
+
+    def _width(self, indices: np.ndarray) -> int:
+        return min(padded_width(int(self.lengths[indices].max())), self._longest)
 
 
 def padded_width(longest: int) -> int:

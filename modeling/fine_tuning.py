@@ -198,11 +198,13 @@ def fine_tune(
             )
         report = on_metrics if on_metrics and is_chief else lambda step, measured: None
         while not _is_finished(progress, recipe, total_steps, steps_per_epoch):
-            _train_epoch(take_step, train_rows, recipe, progress, total_steps, state, report)
+            padding = _train_epoch(
+                take_step, train_rows, recipe, progress, total_steps, state, report
+            )
             evaluation = evaluate(predict, eval_rows)
             values = distribution.from_chief(strategy, list(evaluation.values()))
             evaluation = dict(zip(evaluation, values, strict=True))
-            _end_epoch(progress, recipe, evaluation, state)
+            _end_epoch(progress, recipe, evaluation, padding, state)
             step = min(progress.epoch * steps_per_epoch, total_steps)
             rate = progress.learning_rates[-1]
             report(step, {**progress.history[-1], "learning_rate": rate})
@@ -360,10 +362,15 @@ def _end_epoch(
     progress: Progress,
     recipe: Recipe,
     evaluation: Mapping[str, float],
+    padding: float,
     state: TrainingState,
 ) -> None:
     """Takes an epoch's evaluation into account and saves the state."""
-    measured = {**_means(progress), **{f"eval_{name}": v for name, v in evaluation.items()}}
+    measured = {
+        **_means(progress),
+        "padding": padding,
+        **{f"eval_{name}": v for name, v in evaluation.items()},
+    }
     progress.history.append(measured)
     progress.epoch += 1
     progress.step_in_epoch = progress.rows = progress.correct = 0
@@ -403,8 +410,8 @@ def _train_epoch(
     total_steps: int,
     state: TrainingState,
     report: Callable[[int, Mapping[str, float]], None],
-) -> None:
-    """Takes the steps of an epoch that are still to take."""
+) -> float:
+    """Takes the steps of an epoch that are still to take; returns the share of padding in all."""
     batches = batching.training_batches(
         rows.lengths, recipe.batch_size, seed=recipe.seed, epoch=progress.epoch
     )
@@ -443,6 +450,7 @@ def _train_epoch(
             )
             reported, reported_step = now, progress.step_in_epoch
         state.save_if_due(progress)
+    return rows.padding(batches)
 
 
 def _pause(elapsed: float) -> float:

@@ -35,8 +35,9 @@ class Progress:
         best_value: Its eval metric, the one that the recipe names.
         best_accuracy: Its eval accuracy.
         best_loss: Its eval loss.
-        history: For each finished epoch the training `loss` and `accuracy` and, with `eval_`
-            before their names, what `evaluate` returns.
+        history: For each finished epoch the training `loss` and `accuracy`, `padding` (the share of
+            computed token places that hold no token) and, with `eval_` before their names, what
+            `evaluate` returns.
         step_losses: Each step's training loss, float32.
         learning_rates: Each step's learning rate (the head's), float32.
     """

@@ -9,11 +9,14 @@ import sys
 from collections.abc import Sequence
 
 from bert_tfx.pipeline.commands import (
+    component,
     convert,
     export,
     predict,
     presets,
+    report,
     run,
+    runs,
     serve,
     test,
     train,
@@ -24,7 +27,10 @@ from bert_tfx.schema.errors import InputError
 EXIT_INPUT_ERROR = 2
 EXIT_INTERRUPTED = 130
 
-_COMMANDS = (run, train, test, export, convert, presets, serve, predict, versions)
+_COMMANDS = (
+    *(run, component, runs, report, train, test, export, convert, presets),
+    *(serve, predict, versions),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,6 +22,7 @@ from bert_tfx.components.model_pusher.component import ModelPusher
 from bert_tfx.components.predictor.component import Predictor
 from bert_tfx.components.predictor.predictions import SLICE_FEATURES
 from bert_tfx.components.promotion_gate.component import PromotionGate
+from bert_tfx.components.report.component import Report
 from bert_tfx.components.serving_gate.component import ServingGate
 from bert_tfx.components.token_gate.component import TokenGate, TokenGateReport
 from bert_tfx.components.token_gate.executor import statistics_options
@@ -30,6 +31,7 @@ from bert_tfx.modeling.checkpoint_files import find_checkpoint
 from bert_tfx.pipeline.config import Config
 from bert_tfx.pipeline.evaluation import eval_config
 from bert_tfx.pipeline.fingerprint import file_fingerprint, source_fingerprint
+from bert_tfx.pipeline.run_report import config_json, report_fingerprint
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import EVAL, TRAIN
 from bert_tfx.schema.tfdv_schema import write_task_schema
@@ -212,6 +214,28 @@ def create_pipeline(
         **{f"server_{name}": path for name, path in config.push_files.items()},
     )
 
+    report = Report(
+        inputs={
+            "examples": examples,
+            "statistics": statistics,
+            "anomalies": example_validator.outputs["anomalies"],
+            "data_report": data_gate.outputs["report"],
+            "token_statistics": token_statistics,
+            "token_report": token_gate.outputs["report"],
+            "model": model,
+            "model_run": trainer.outputs["model_run"],
+            "baseline_model": baseline.outputs["model"],
+            "predictions": predictions,
+            "evaluation": evaluator.outputs["evaluation"],
+            "decision": promotion_gate.outputs["decision"],
+            "findings": serving_gate.outputs["findings"],
+            "pushed_model": pusher.outputs["pushed_model"],
+        },
+        config=config_json(config),
+        report_text=config.report_text,
+        fingerprint=report_fingerprint(),
+    )
+
     return pipeline.Pipeline(
         pipeline_name=config.pipeline_name,
         pipeline_root=config.artifacts_dir,
@@ -233,6 +257,7 @@ def create_pipeline(
             promotion_gate,
             serving_gate,
             pusher,
+            report,
         ],
         metadata_connection_config=metadata_connection_config
         or sqlite_metadata_connection_config(config.metadata_file),

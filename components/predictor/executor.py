@@ -1,6 +1,5 @@
 """Executor of Predictor."""
 
-import logging
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,8 +26,6 @@ from bert_tfx.components.predictor.predictions import (
 )
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import EVAL, SOURCE_ROW
-
-_logger = logging.getLogger(__name__)
 
 _SIGNATURE = "serving_default"
 _SLICE_SIGNATURE = "slice_features"
@@ -87,7 +84,6 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 )
             )
         fileio.rmtree(scratch)
-        _logger.info("%s answered %d files of rows", " and ".join(models), len(names))
 
 
 def _check_comparable(candidate: ExportedModel, baseline: ExportedModel) -> None:

@@ -19,11 +19,14 @@ from bert_tfx.components.promotion_gate.limits import PromotionLimits
 from bert_tfx.components.promotion_gate.metrics import (
     ACCURACY,
     BALANCED_ACCURACY,
+    F1,
     INTERVAL,
     RESAMPLES,
     Estimate,
     Measurement,
     accuracy_estimate,
+    class_figures,
+    confusion_matrix,
     invalid_rows,
     measure,
 )
@@ -429,6 +432,12 @@ def _slice_results(
     not_judged = [
         _not_judged(len(rows), len(answers), baseline_answers, limits) for _, _, rows in members
     ]
+    if baseline_answers is not None:
+        balanced = _balanced(compared.labels, answers, baseline_answers, labels)
+        not_judged = [
+            why or (balanced.get(value) if feature == LABEL else None)
+            for why, (feature, value, _) in zip(not_judged, members, strict=True)
+        ]
     confidence = 1 - (1 - limits.confidence) / max(1, not_judged.count(None))
     results = []
     for (feature, value, rows), why in zip(members, not_judged, strict=True):
@@ -450,6 +459,24 @@ def _slice_results(
             )
         )
     return results
+
+
+def _balanced(
+    right: np.ndarray, answers: np.ndarray, baseline: np.ndarray, labels: Sequence[str]
+) -> dict[str, str]:
+    """Returns the labels whose recall alone says nothing, each with the reason.
+
+    Who answers one label to everything has a recall of 1 on it: no better model could replace it.
+    """
+    of_candidate, of_baseline = (
+        class_figures(confusion_matrix(right, given, len(labels)))[F1]
+        for given in (answers, baseline)
+    )
+    return {
+        label: f"its F1 rose from {before:.4f} to {now:.4f}"
+        for label, now, before in zip(labels, of_candidate, of_baseline, strict=True)
+        if now > before
+    }
 
 
 def _members(

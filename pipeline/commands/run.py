@@ -1,6 +1,7 @@
 """`bert-tfx run`: the pipeline on this machine."""
 
 import argparse
+import contextlib
 
 from bert_tfx.components.data_gate.checks import CHECKS
 from bert_tfx.components.promotion_gate.limits import GATE_METRICS
@@ -8,6 +9,7 @@ from bert_tfx.pipeline.commands import options
 from bert_tfx.pipeline.config import BEAM_RUNNERS, make_config
 from bert_tfx.pipeline.console import quieten
 from bert_tfx.pipeline.output_lock import exclusive
+from bert_tfx.schema.errors import InputError
 
 EXIT_NOT_BLESSED = 3
 
@@ -25,6 +27,11 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "what it must and was not pushed.",
     )
     parser.set_defaults(command=run)
+    add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say what is run: all of the configuration."""
     options.add_config(parser)
     what = parser.add_argument_group("what to learn")
     options.add_task(what)
@@ -127,8 +134,23 @@ def run(arguments: argparse.Namespace) -> int:
         quieten(arguments.verbose)
 
         from bert_tfx.pipeline import local_runner
+        from bert_tfx.pipeline.node_launcher import new_run_id
+        from bert_tfx.pipeline.run_report import write_report
         from bert_tfx.pipeline.summary import summarize
 
-        summary = summarize(config, local_runner.run(config))
+        run_id = new_run_id()
+        try:
+            runs = local_runner.run(config, run_id)
+        except InputError as error:
+            # Before the first component there is nothing to tell of.
+            with contextlib.suppress(InputError):
+                page = write_report(
+                    config.output_dir, run_id=run_id, config=config, error=str(error)
+                )
+                error = InputError(f"{error}\nReport: {page}")
+            raise error from None
+        summary = summarize(config, runs)
+        page = write_report(config.output_dir, run_id=run_id, config=config)
     print(summary.text)
+    print(f"Report      {page}")
     return 0 if summary.blessed else EXIT_NOT_BLESSED

@@ -94,7 +94,7 @@ CASES = {
         ),
         False,
         "Not promoted: on language=zh (100 rows) accuracy fell from 1.0000 to 0.7000; with 95% "
-        "confidence among 4 slices by more than the 0.0100 allowed (95% interval of the difference "
+        "confidence among 2 slices by more than the 0.0100 allowed (95% interval of the difference "
         "-0.3900 to -0.2100).",
         None,
     ),
@@ -274,9 +274,35 @@ def test_slice_of_all_rows_counts_once():
 
 def test_confidence_is_divided_among_the_slices_that_are_judged():
     decision = decide(CASES["better overall, worse on one slice"][0], LABELS, LIMITS, resamples=20)
+    not_judged = {found.name: found.not_judged for found in decision.slices if found.not_judged}
+    # Overall it is the better one, for each label, too.
+    assert {name: why[:11] for name, why in not_judged.items()} == {
+        f"label={label}": "its F1 rose" for label in LABELS
+    }
     for found in decision.slices:
-        assert found.difference.confidence == pytest.approx(1 - 0.05 / 4)
+        assert found.difference.confidence == pytest.approx(1 - 0.05 / 2)
     assert decision.comparison.difference.confidence == 0.95
+
+
+def test_a_baseline_that_gives_one_answer_can_be_replaced():
+    """Its recall of that label is 1, and nothing better has as much."""
+    better = rows(400, wrong=range(0, 400, 20))
+    one_answer = np.tile(np.array([0.9, 0.1], np.float32), (400, 1))
+    decision = decide(
+        dataclasses.replace(better, baseline=one_answer), LABELS, LIMITS, resamples=20
+    )
+    assert decision.blessed, decision.verdict
+    of_label = next(found for found in decision.slices if found.name == f"label={LABELS[0]}")
+    assert of_label.difference.estimate.value < 0
+    assert of_label.not_judged == "its F1 rose from 0.6667 to 0.9474"
+
+
+def test_a_label_that_is_lost_is_seen():
+    """Half of one label is given away for a little of the other."""
+    predictions = rows(400, wrong=range(0, 120, 2), baseline_wrong=range(1, 25, 2))
+    decision = decide(predictions, LABELS, LIMITS, resamples=20)
+    assert not decision.blessed
+    assert any(f"n label={LABELS[0]} (200 rows)" in reason for reason in decision.reasons)
 
 
 def test_among_many_slices_a_loss_must_be_surer():

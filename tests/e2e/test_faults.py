@@ -48,6 +48,7 @@ def test_rows_that_do_not_fit_stop_the_run_and_are_listed(own_rows, tmp_path):
         f"  {train}, line 36, text_a: holds a NUL byte",
         "  ...",
         f"All are listed in {rejects}. Mend these rows, or go on without them: --max-rejects 6",
+        f"Report: {tmp_path / 'output' / 'report' / 'index.html'}",
     ]
     listed = rejects.read_text(encoding="utf-8").splitlines()
     assert len(listed) == 1 + 6

@@ -135,7 +135,7 @@ def resumed(run, killed):
 def test_run_after_the_killed_ones_finishes_what_is_left(resumed, killed):
     killed.check(resumed.stdout)
     assert "failed" not in resumed.components.values()
-    assert list(resumed.components)[-1] == "ModelPusher"
+    assert list(resumed.components)[-1] == "Report"
 
 
 def test_killed_runs_push_one_model(resumed):

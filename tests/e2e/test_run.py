@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 INGESTION = ["ImportSchemaGen", "TsvExampleGen", "StatisticsGen", "ExampleValidator", "DataGate"]
 TOKENS = ["Transform", "TokenStatistics", "TokenGate"]
 JUDGEMENT = ["Predictor", "Evaluator", "PromotionGate", "ServingGate"]
-MODEL = ["Trainer", *JUDGEMENT, "ModelPusher"]
+MODEL = ["Trainer", *JUDGEMENT, "ModelPusher", "Report"]
 # Resolvers look anew each time.
 RESOLVERS = dict.fromkeys(["AcceptedData", "AcceptedTokens", "Baseline"], "done")
 COMPONENTS = [*INGESTION, *TOKENS, *MODEL]
@@ -97,6 +97,12 @@ def test_first_run_does_everything_and_pushes_one_model(first, output):
     assert baseline_accuracy(first.stdout) is None
 
 
+def test_first_run_is_told_on_one_page(first, output):
+    page = (output / "report" / "index.html").read_text(encoding="utf-8")
+    assert f"Report      {output / 'report' / 'index.html'}" in first.stdout
+    assert f"Pushed as version {first.versions[0]}" in page
+
+
 def test_first_run_learns_what_the_rows_show(first):
     assert accuracy(first.stdout) > 0.9
 
@@ -128,7 +134,7 @@ def test_same_command_takes_everything_from_the_cache(first, again):
 
 
 def test_deleted_model_is_pushed_again(again, restored):
-    assert restored.components == ALL_CACHED | {"ModelPusher": "done"}
+    assert restored.components == ALL_CACHED | {"ModelPusher": "done", "Report": "done"}
     (version,) = restored.versions
     assert version > again.versions[0]
     assert restored.artifacts["Model"] == 1

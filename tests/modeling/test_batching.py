@@ -38,6 +38,16 @@ def test_padded_width(longest, width):
     assert batching.padded_width(longest) == width
 
 
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 9))
+def test_padding_is_the_share_of_places_without_a_token(lengths, batch_size):
+    rows = make_rows(lengths)
+    batches = batching.training_batches(rows.lengths, batch_size, seed=1, epoch=0)
+    masks = [rows.batch(indices)["padding_mask"] for indices in batches]
+    places = sum(mask.size for mask in masks)
+    tokens = sum(int(mask.sum()) for mask in masks)
+    assert rows.padding(batches) == pytest.approx(1 - tokens / places)
+
+
 @given(
     st.lists(st.integers(2, 128), min_size=1, max_size=300), st.integers(1, 40), st.integers(0, 9)
 )

@@ -1,0 +1,1 @@
+"""Report: one page that tells the whole story of a run."""
