@@ -122,14 +122,14 @@ def _told(title: str, *sentences: str) -> list[str]:
 
 
 def _warning_lines(outputs: Mapping[str, Mapping[str, metadata_store_pb2.Artifact]]) -> list[str]:
-    """Says what the gates of the data warn of."""
-    messages = [
-        f"{result['name']}: {result['message']}"
+    """Names what the gates of the data warn of; the sentences stood above when they did."""
+    warnings = [
+        f"{result['name']} ({' and '.join(result['splits'])}) {result['value']:.4g}"
         for gate in (checks.DATA, checks.TOKENS)
         for result in json.loads(_read(outputs[gate]["report"].uri, checks.REPORT_FILE))["checks"]
         if not result["passed"]
     ]
-    return _told("Data", *messages)
+    return _told("Data", f"warns of {', '.join(warnings)}") if warnings else []
 
 
 def _serving_lines(findings: Mapping[str, Any]) -> list[str]:
