@@ -5,13 +5,14 @@ PYTHON311 ?= python3.11
 OUTPUT ?= build/sample
 ASKED ?= The staff were rude.
 PYTEST_ARGS ?=
+ARGS ?=
 LOCK_ARGS ?=
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: run test e2e-real reference test-jax lint format lock bench clean help
+.PHONY: run test e2e-real reference test-jax airflow-demo test-airflow lint format lock bench clean help
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 # The user names the interpreter; uv must not download another one.
@@ -42,6 +43,12 @@ test-jax: .venv-jax/.installed  ## run the encoders under Keras' JAX backend, wi
 	@KERAS_BACKEND=jax .venv-jax/bin/python -m pytest tests/reference/test_jax.py \
 	    tests/reference/test_training_step.py $(PYTEST_ARGS)
 
+airflow-demo: .venv-airflow/.installed  ## run the sample under a real Airflow scheduler; ARGS="--database postgresql"
+	@.venv-airflow/bin/python -u -m bert_tfx.pipeline.airflow_demo $(ARGS)
+
+test-airflow: .venv-airflow/.installed  ## test the DAG file with Airflow installed
+	@.venv-airflow/bin/python -m pytest tests/pipeline/test_airflow_dag.py $(PYTEST_ARGS)
+
 lint: .venv/.dev-installed  ## check rules and format (ruff) and types (mypy)
 	@mkdir -p build/mypy/bert_tfx
 	for folder in $(FOLDERS); do ln -sfn "../../../$$folder" "build/mypy/bert_tfx/$$folder"; done
@@ -59,6 +66,9 @@ lock: .venv/.uv-installed  ## rewrite the lock files from setup.py; LOCK_ARGS=--
 	@$(UV_LOCK) setup.py --extra pipeline -c requirements/constraints.txt -o requirements/run.txt
 	$(UV_LOCK) setup.py --extra pipeline --extra dev -c requirements/constraints.txt -c requirements/run.txt \
 	    -o requirements/dev.txt
+	$(UV_LOCK) setup.py requirements/airflow.in --extra pipeline --extra airflow --no-annotate \
+	    -c requirements/constraints.txt -c <(sed -nE '/^(importlib-metadata|opentelemetry-|rich=)/d; s/^([a-z0-9][^ ]*==[^ ]+).*/\1/p' requirements/dev.txt) \
+	    -o requirements/airflow.txt
 	echo uv | $(UV_LOCK) - --no-annotate -o requirements/uv.txt
 	$(UV_LOCK_311) $(TORCH_AT) requirements/reference.in -o requirements/reference.txt \
 	    --excludes <(echo sentence-transformers)
@@ -69,12 +79,12 @@ bench: .venv/.dev-installed  ## measure the speed; what is measured, and how, is
 	@$(BIN)/python benchmarks/run.py
 
 clean:  ## remove .venv, build and all caches; outputs elsewhere stay
-	@rm -rf .venv .venv-reference .venv-jax build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .venv-airflow .venv-reference .venv-jax build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## list the targets
 	@echo "usage: make TARGET"
-	sed -nE 's/^([a-z0-9-]+):.*  ## (.*)/  \1\t\2/p' Makefile | expand -t 12
+	sed -nE 's/^([a-z0-9-]+):.*  ## (.*)/  \1\t\2/p' Makefile | expand -t 16
 
 # The set-up. A step that was cut short leaves .venv/.unfinished behind, and an interpreter may have
 # been removed since: .venv is then made anew. Two makes at a time take turns.
@@ -156,7 +166,7 @@ export NO_PYTHON NO_VENV
 	touch $@
 	echo "set-up: done in $$SECONDS s"
 
-# Two more environments, each for tests of its own. An unfinished one has no mark and is made anew.
+# More environments, each for a purpose of its own. An unfinished one has no mark and is made anew.
 
 define NEW_VENV
 $(HOLD)
@@ -177,6 +187,17 @@ endef
 
 .venv-jax/.installed: requirements/jax.txt setup.py | .venv/.uv-installed
 	@$(NEW_VENV)
+	$(UV) pip sync --quiet --python $(@D)/bin/python --require-hashes $<
+	$(UV) pip install --quiet --python $(@D)/bin/python --no-deps --no-build-isolation -e .
+	touch $@
+	echo "set-up: done in $$SECONDS s"
+
+# The interpreter of .venv: TFX is in both.
+.venv-airflow/.installed: requirements/airflow.txt setup.py | .venv/.uv-installed
+	@$(HOLD)
+	echo "set-up: installing $$(grep -c == $<) packages from $< into $(@D)"
+	rm -rf $(@D)
+	$(UV) venv --quiet --no-project --python $(BIN)/python $(@D)
 	$(UV) pip sync --quiet --python $(@D)/bin/python --require-hashes $<
 	$(UV) pip install --quiet --python $(@D)/bin/python --no-deps --no-build-isolation -e .
 	touch $@

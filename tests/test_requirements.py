@@ -31,3 +31,12 @@ def test_locks_name_no_machine():
     for path in REQUIREMENTS.glob("*.txt"):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"https?:|file:|^-|(?<![\w.])/\w", text, re.MULTILINE), path.name
+
+
+def test_airflow_lock_is_the_run_lock_but_for_what_airflow_forbids():
+    run, airflow = pins("run.txt"), pins("airflow.txt")
+    others = {name for name, version in run.items() if airflow.get(name) != version}
+    # What computes is the same, so that a run under Airflow finds the cache of one without.
+    forbidden = re.compile("importlib-metadata|opentelemetry|rich$")
+    assert not {name for name in others if not forbidden.match(name)}
+    assert "apache-airflow" in airflow.keys() - run.keys()

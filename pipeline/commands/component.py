@@ -56,8 +56,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "list",
         help="list the nodes",
         description="Lists the nodes in an order in which they can run, each with those that it "
-        f"follows. The list is kept in the output folder, in {NODES_FILE}: it is read there as long "
-        "as neither the configuration nor the source changes.",
+        f"follows. The list is kept in the output folder, as {NODES_FILE}, and taken from there as "
+        "long as neither the configuration nor the source changes.",
     )
     listing.set_defaults(command=_list)
     listing.add_argument("--json", action="store_true", help="print JSON, for programs")

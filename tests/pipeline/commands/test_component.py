@@ -1,7 +1,10 @@
 import json
 import re
+import shutil
 
 import pytest
+from ml_metadata import metadata_store
+from ml_metadata.proto import metadata_store_pb2
 
 from bert_tfx.pipeline.commands.component import NODES_FILE
 from bert_tfx.pipeline.config import OPTIONS
@@ -87,3 +90,30 @@ def test_node_joins_the_latest_run_and_is_done_once(bert_tfx, sst2):
     assert "ImportSchemaGen ... has finished in this run already" in again.stdout
     other = bert_tfx(*node, "--run-id", "other", *sst2).check(0)
     assert "ImportSchemaGen ... cached" in other.stdout
+
+
+def test_node_that_failed_is_recorded_anew(bert_tfx, sst2, glue_dir, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(glue_dir, data)
+    with (data / "train.tsv").open("a", encoding="utf-8") as file:
+        file.write("no label\n")
+    node = ("component", "run", "--node", "TsvExampleGen", "--run-id", "r", *sst2, "--data", data)
+    done = bert_tfx(*node).check(2)
+    assert "1 of 421 rows do not fit, 0 are allowed" in done.stderr
+    (failed,) = executions(tmp_path / "output")
+    assert failed.last_known_state == metadata_store_pb2.Execution.FAILED
+
+    bert_tfx(*node, "--max-rejects", 1).check(0)
+    (mended,) = executions(tmp_path / "output")
+    assert mended.id == failed.id
+    assert mended.last_known_state == metadata_store_pb2.Execution.COMPLETE
+    # What stands there is what was done.
+    was, now = (one.custom_properties["custom_config"].string_value for one in (failed, mended))
+    assert (was.count('"max_rejects": 0.0'), now.count('"max_rejects": 1.0')) == (1, 1)
+
+
+def executions(output):
+    connection = metadata_store_pb2.ConnectionConfig()
+    connection.sqlite.filename_uri = str(output / "metadata.sqlite")
+    connection.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READONLY
+    return metadata_store.MetadataStore(connection).get_executions()

@@ -1,0 +1,243 @@
+"""The pipeline as an Airflow DAG: put a link to this file into the dags folder.
+
+Which run it is says the configuration file that the Airflow Variable `bert_tfx_config` names, or
+the environment's BERT_TFX_CONFIG; docs/airflow.md tells the rest. A file of one's own in the dags
+folder does for more than one pipeline, or for other settings than the defaults:
+
+    from bert_tfx.pipeline.airflow_dag import make_dag
+
+    daily = make_dag("/srv/reviews.json", schedule="@daily", tags=["reviews"])
+
+Each node is a task that runs `bert-tfx component run` in a process of its own. So Airflow need not
+share its packages with TFX, and nothing but Airflow and the standard library is imported here.
+Which nodes there are stands in the output folder, once `bert-tfx component list` was called; each
+task brings it up to date. Airflow reads this file every half a minute, and again for each task.
+"""
+
+import datetime
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from airflow import DAG
+from airflow.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.models import BaseOperator, Variable
+
+# Of `bert-tfx component`, which is not imported: Airflow may live where TFX is not installed.
+_NODES_FILE = "nodes.json"
+_DONE, _INPUT_ERROR, _NOT_PUSHED = 0, 2, 3
+
+TIMEOUT = datetime.timedelta(hours=2)
+"""How long a task may take that `TIMEOUTS` does not name."""
+
+TIMEOUTS: Mapping[str, datetime.timedelta] = {"Trainer": datetime.timedelta(days=2)}
+"""How long tasks may take, by node."""
+
+_DOC = """\
+Rows of TSV files become a served BERT classifier. Each task is one node of the TFX pipeline:
+
+| | |
+| --- | --- |
+| configuration | `{config}` |
+| command | `{command}` |
+| by hand | `{command} component run --config {config} --node NAME --run-id RUN` |
+
+- A task that **failed** at once was refused its input: its log ends with a sentence that says what
+  to mend. Then clear it. It is not retried, as trying again would not help.
+- A task that was killed, or took too long, is retried, and goes on where it was.
+- **ModelPusher** is *skipped* where the model does not reach what it must: the run went well, and
+  what was served before is served still.
+- What an earlier run made of the same rows and options is taken from its records; a task that says
+  `cached` has done nothing.
+"""
+
+
+class ComponentOperator(BaseOperator):
+    """Runs a node of the pipeline in a process of its own.
+
+    Args:
+        node: The node.
+        command: The `bert-tfx` command.
+        config: The configuration file; paths in it may be relative to its folder.
+        kwargs: What Airflow's `BaseOperator` takes.
+    """
+
+    template_fields: Sequence[str] = ("run_name",)
+    ui_color = "#e8f0fe"
+
+    def __init__(self, *, node: str, command: str, config: str, **kwargs: Any) -> None:
+        super().__init__(task_id=node, **kwargs)
+        self.node = node
+        self.command = command
+        self.config = config
+        # The run of the DAG, with its data interval, is the run in ML Metadata.
+        self.run_name = "{{ run_id }}"
+        self._process: subprocess.Popen[str] | None = None
+
+    def execute(self, context: Mapping[str, Any]) -> None:
+        """Runs the node.
+
+        Args:
+            context: Airflow's; `run_name` has been filled in from it.
+
+        Raises:
+            AirflowSkipException: If the model is not good enough to be pushed.
+            AirflowFailException: If the input must be mended; it is not tried again.
+            AirflowException: If it ended in another way, by a signal, too; it is tried again.
+        """
+        last = ""
+        with subprocess.Popen(
+            [
+                *(self.command, "component", "run"),
+                *("--config", self.config, "--node", self.node, "--run-id", self.run_name),
+            ],
+            cwd=os.path.dirname(self.config),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+        ) as self._process:
+            for line in self._process.stdout or ():
+                last = line.rstrip()
+                self.log.info("%s", last)
+            # What one that was killed has started, such as a server, goes with it; before it is
+            # waited for, as its number may then be another's.
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+            os.killpg(self._process.pid, signal.SIGKILL)
+        code = self._process.returncode
+        if code == _NOT_PUSHED:
+            raise AirflowSkipException("the model does not reach what it must: it is not pushed")
+        if code == _INPUT_ERROR:
+            raise AirflowFailException(f"{self.node} refuses its input: {last}")
+        if code != _DONE:
+            raise AirflowException(f"{self.node} ended with exit code {code}")
+
+    def on_kill(self) -> None:
+        """Ends the process where the task is to end."""
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGTERM)
+
+
+def make_dag(
+    config: str,
+    *,
+    dag_id: str | None = None,
+    command: str | None = None,
+    schedule: Any = None,
+    start_date: datetime.datetime = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc),
+    retries: int = 2,
+    retry_delay: datetime.timedelta = datetime.timedelta(seconds=30),
+    timeouts: Mapping[str, datetime.timedelta] = TIMEOUTS,
+    pool: str = "default_pool",
+    tags: Sequence[str] = ("bert-tfx",),
+) -> DAG:
+    """Makes the DAG of a configuration.
+
+    Args:
+        config: The configuration file, as `bert-tfx run --config` takes it. It must name `output`.
+        dag_id: The DAG's name; by default `bert_tfx_` and the file's.
+        command: The `bert-tfx` command; by default the one beside Airflow's Python, else on PATH.
+        schedule: When to run, as Airflow takes it; by default when it is triggered.
+        start_date: Where a schedule begins; the past is not caught up.
+        retries: How often a task is tried again that did not end by itself.
+        retry_delay: How long to wait before; twice as long each time.
+        timeouts: How long tasks may take, by node; the others `TIMEOUT`.
+        pool: Airflow's pool of the tasks.
+        tags: The DAG's tags.
+
+    Returns:
+        The DAG, a task for each node.
+
+    Raises:
+        OSError: If the configuration cannot be read.
+        RuntimeError: If it names no output folder, the nodes have not been listed there, or there
+            is no command.
+    """
+    config = os.path.abspath(os.path.expanduser(config))
+    command = command or _command()
+    name = re.sub(r"[^\w.-]+", "_", os.path.splitext(os.path.basename(config))[0])
+    with DAG(
+        dag_id or f"bert_tfx_{name}",
+        description="From TSV files to a served BERT classifier",
+        doc_md=_DOC.format(config=config, command=command),
+        schedule=schedule,
+        start_date=start_date,
+        catchup=False,
+        # Runs take turns in the output folder, and each is compared with the one before.
+        max_active_runs=1,
+        tags=list(tags),
+        default_args={
+            "retries": retries,
+            "retry_delay": retry_delay,
+            "retry_exponential_backoff": True,
+            "max_retry_delay": datetime.timedelta(hours=1),
+            "pool": pool,
+            # A model that is held back skips its push, not what comes after it.
+            "trigger_rule": "none_failed",
+        },
+    ) as dag:
+        tasks: dict[str, ComponentOperator] = {}
+        for node, upstream in _nodes(config).items():
+            tasks[node] = ComponentOperator(
+                node=node,
+                command=command,
+                config=config,
+                execution_timeout=timeouts.get(node, TIMEOUT),
+            )
+            tasks[node].set_upstream([tasks[before] for before in upstream])
+    return dag
+
+
+def _nodes(config: str) -> dict[str, list[str]]:
+    """Reads which nodes there are, in order, each with those upstream of it."""
+    with open(config, encoding="utf-8") as file:
+        output = json.load(file).get("output")
+    if output is None:
+        raise RuntimeError(f"{config}: must name the output folder, as `output`")
+    path = os.path.join(os.path.dirname(config), os.path.expanduser(output), _NODES_FILE)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)["nodes"]
+    except FileNotFoundError as error:
+        raise RuntimeError(
+            f"{path}: is not there yet; it is written by: bert-tfx component list --config {config}"
+        ) from error
+
+
+def _command() -> str:
+    """Finds the command beside Airflow's Python, else on PATH."""
+    beside = os.path.join(os.path.dirname(sys.executable), "bert-tfx")
+    found = beside if os.path.exists(beside) else shutil.which("bert-tfx")
+    if found is None:
+        raise RuntimeError(
+            "bert-tfx is neither installed beside Airflow nor on PATH: the Variable "
+            "bert_tfx_command names it"
+        )
+    return found
+
+
+def _setting(name: str) -> str | None:
+    """Reads an Airflow Variable, or the environment's variable of the same name in capitals."""
+    return Variable.get(name, default_var=None) or os.environ.get(name.upper())
+
+
+# Imported as a module, it only gives `make_dag`.
+if __name__ != "bert_tfx.pipeline.airflow_dag":
+    _config = _setting("bert_tfx_config")
+    if _config is None:
+        raise RuntimeError(
+            "the Airflow Variable bert_tfx_config (or the environment's BERT_TFX_CONFIG) must name "
+            "the configuration file of the run"
+        )
+    dag = make_dag(
+        _config,
+        command=_setting("bert_tfx_command"),
+        schedule=_setting("bert_tfx_schedule"),
+    )
