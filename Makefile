@@ -34,7 +34,7 @@ run: .venv/.run-installed  ## run the pipeline on the embedded sample, into OUTP
 test: .venv/.dev-installed  ## run the tests; PYTEST_ARGS="-k vocabulary -x" is passed on
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
-e2e-real: .venv/.dev-installed  ## the heavy proofs on real datasets (../shared), many minutes
+e2e-real: .venv/.dev-installed  ## the heavy proofs, most on real datasets (../shared), many minutes
 	@$(BIN)/python -m pytest -m real -s $(PYTEST_ARGS)
 
 reference: .venv-reference/.installed  ## set up what e2e-real compares the models with (transformers)
