@@ -9,9 +9,8 @@ from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
 from bert_tfx.components.model_pusher.storage import storage_of
+from bert_tfx.components.model_pusher.version_folder import ABOUT_FILE
 from bert_tfx.schema.errors import InputError
-
-_ABOUT_FILE = os.path.join("assets.extra", "bert_tfx.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +39,7 @@ def read_exported_model(path: str) -> ExportedModel:
     Raises:
         InputError: If it does not.
     """
-    about_file = os.path.join(path, _ABOUT_FILE)
+    about_file = os.path.join(path, ABOUT_FILE)
     try:
         about = json.loads(storage_of(path).read(about_file))
         return ExportedModel(

@@ -8,11 +8,11 @@ from bert_tfx.serving import DEFAULT_MODEL
 from bert_tfx.serving.client import Client, Tls
 from bert_tfx.serving.connection import bearer_metadata, check_address, read_token
 from bert_tfx.serving.errors import BadAnswer, DeadlineExceeded, ServerFailed, ServingError
+from bert_tfx.serving.model_api import SERVE_TEXT
 
 # Invented, in the languages of the published tasks.
 _TEXT = "房间很干净, and the staff were kind."
 _TEXT_B = "服务也很周到, and the room was clean."
-_SERVE_TEXT = "serve_text"
 _ANSWER_SECONDS = 30.0
 _ROUND_SECONDS = 5.0
 _STATE_SECONDS = 1.0
@@ -107,10 +107,10 @@ def ask_for_version(server: Server, version: int, timeout: float) -> None:
                     raise DeadlineExceeded(
                         f"{who}: not loaded within {timeout:g} s; {state or error}"
                     ) from error
-        signature = client.metadata().signatures.get(_SERVE_TEXT)
+        signature = client.metadata().signatures.get(SERVE_TEXT)
         if signature is None:
             raise BadAnswer(
-                f"{who}: there is no signature {_SERVE_TEXT}; was it exported by bert-tfx?"
+                f"{who}: there is no signature {SERVE_TEXT}; was it exported by bert-tfx?"
             )
         texts_b = [_TEXT_B] if TEXT_B in signature.inputs else None
         client.predict([_TEXT], texts_b)

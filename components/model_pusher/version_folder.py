@@ -47,7 +47,7 @@ _NAME = re.compile(f"({'|'.join(map(re.escape, _PREFIXES))}|)([0-9]+)")
 _MAX_VERSION = 2**63 - 1
 
 _SAVED_MODEL_FILE = "saved_model.pb"
-_ABOUT_FILE = os.path.join("assets.extra", "bert_tfx.json")
+ABOUT_FILE = os.path.join("assets.extra", "bert_tfx.json")
 
 
 class State(enum.Enum):
@@ -169,7 +169,7 @@ class VersionFolder:
             folder,
             marker=self._read(os.path.join(folder, MARKER_FILE)),
             change={} if shown else self._change(number, state),
-            about=self._read(os.path.join(folder, _ABOUT_FILE)),
+            about=self._read(os.path.join(folder, ABOUT_FILE)),
         )
 
     def _change(self, number: int, state: State) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from bert_tfx.components.predictor.predictions import read_examples
 from bert_tfx.components.serving_gate.limits import ServingLimits
 from bert_tfx.components.serving_gate.requests import (
     INPUTS,
-    SERVE_TEXT,
     Asker,
     GoldenRow,
     Refused,
@@ -36,6 +35,7 @@ from bert_tfx.components.serving_gate.requests import (
 from bert_tfx.schema.tasks import EVAL
 from bert_tfx.serving.errors import BadAnswer, ServingError
 from bert_tfx.serving.load import Load, measure
+from bert_tfx.serving.model_api import SERVE_TEXT
 from bert_tfx.serving.server_process import ServerProcess, installed_program, one_model_server
 
 _logger = logging.getLogger(__name__)

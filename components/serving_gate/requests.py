@@ -15,8 +15,8 @@ from bert_tfx.components.predictor.predictions import CANDIDATE, probabilities_f
 from bert_tfx.schema.tasks import TEXT_A, TEXT_B
 from bert_tfx.serving import DEFAULT_MODEL
 from bert_tfx.serving.errors import BadAnswer
+from bert_tfx.serving.model_api import SERVE_TEXT
 
-SERVE_TEXT = "serve_text"
 SERVING_DEFAULT = "serving_default"
 
 _SECONDS = 60.0

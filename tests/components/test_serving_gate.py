@@ -17,6 +17,7 @@ from bert_tfx.components.serving_gate.limits import ServingLimits
 from bert_tfx.schema.errors import InputError
 from bert_tfx.serving.errors import BadAnswer
 from bert_tfx.serving.load import Load
+from bert_tfx.serving.model_api import SERVE_TEXT
 
 LABELS = ["0", "1"]
 
@@ -220,6 +221,6 @@ REFUSED = requests.Refused("INVALID_ARGUMENT", "no")
     ],
 )
 def test_outcomes_of_hostile_requests(rows, may_refuse, answer, says):
-    request = requests.HostileRequest("a test", requests.SERVE_TEXT, {}, rows, may_refuse)
+    request = requests.HostileRequest("a test", SERVE_TEXT, {}, rows, may_refuse)
     outcome = requests.hostile_outcome(Scripted(answer), request, LABELS)
     assert outcome is None if says is None else outcome.startswith(says)
