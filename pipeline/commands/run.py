@@ -39,6 +39,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     options.add_own_task(parser)
     options.add_model(parser)
     options.add_recipe(parser)
+    parser.add_argument(
+        "--warm-start",
+        action="store_true",
+        default=None,
+        help="training goes on from the last model that was good enough, of other rows",
+    )
 
     data = parser.add_argument_group("what the data must be")
     options.add_numbers(
