@@ -94,6 +94,7 @@ class Config:
         push_tls_cert: File of the own certificate, PEM, for a server that wants to know who asks.
         push_tls_key: File of its private key, PEM.
         push_token_file: File of the token to show the server.
+        parallel: So many nodes may run at a time on this machine.
         report_text: Whether reports may hold texts of rows.
         beam_runner: `in_memory`, or `multi_processing` with a worker for each core.
 
@@ -126,6 +127,7 @@ class Config:
     push_tls_cert: str | None = None
     push_tls_key: str | None = None
     push_token_file: str | None = None
+    parallel: int = 1
     report_text: bool = False
     beam_runner: str = "in_memory"
 
@@ -138,8 +140,9 @@ class Config:
                 )
         if not 0 < self.eval_fraction < 1:
             raise InputError(f"eval_fraction must be in (0, 1). Received: {self.eval_fraction}")
-        if self.window < 1:
-            raise InputError(f"window must be at least 1. Received: {self.window}")
+        for name, value in (("window", self.window), ("parallel", self.parallel)):
+            if value < 1:
+                raise InputError(f"{name} must be at least 1. Received: {value}")
         if self.push_timeout <= 0:
             raise InputError(f"push_timeout must be positive. Received: {self.push_timeout}")
         if self.push_server is not None:

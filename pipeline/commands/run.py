@@ -28,6 +28,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     parser.set_defaults(command=run)
     add_options(parser)
+    options.add_numbers(
+        parser.add_argument_group("this machine"),
+        (("parallel", "N", "components at a time, where they and the memory allow (default: 1)"),),
+    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

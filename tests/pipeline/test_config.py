@@ -109,6 +109,7 @@ def test_options_reach_config_and_its_parts(vocab_file, pem):
         "span": "7",
         "window": 2,
         "warm_start": True,
+        "parallel": 2,
         "slice_by": "source",
         "push_server": "localhost:8500",
         "push_model_name": "reviews",
@@ -167,9 +168,10 @@ def test_the_newest_span_is_pinned(tmp_path):
     assert config(task=task, data=str(tmp_path), span="1").spans == ("1",)
 
 
-def test_window_is_positive():
-    with pytest.raises(InputError, match="window must be at least 1"):
-        config(window=0)
+@pytest.mark.parametrize("name", ["window", "parallel"])
+def test_counts_are_positive(name):
+    with pytest.raises(InputError, match=f"{name} must be at least 1"):
+        config(**{name: 0})
 
 
 def test_limits_of_the_data():
