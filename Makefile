@@ -69,6 +69,7 @@ lock: .venv/.uv-installed  ## rewrite the lock files from setup.py; LOCK_ARGS=--
 	$(UV_LOCK) setup.py requirements/airflow.in --extra pipeline --extra airflow --no-annotate \
 	    -c requirements/constraints.txt -c <(sed -nE '/^(importlib-metadata|opentelemetry-|rich=)/d; s/^([a-z0-9][^ ]*==[^ ]+).*/\1/p' requirements/dev.txt) \
 	    -o requirements/airflow.txt
+	$(UV_LOCK) setup.py --extra client --no-annotate -c requirements/constraints.txt -o requirements/client.txt
 	echo uv | $(UV_LOCK) - --no-annotate -o requirements/uv.txt
 	$(UV_LOCK_311) $(TORCH_AT) requirements/reference.in -o requirements/reference.txt \
 	    --excludes <(echo sentence-transformers)
