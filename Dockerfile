@@ -12,13 +12,20 @@ ARG UV_DEFAULT_INDEX
 # Compiled here, because the user of the image may not write there: TFX would take twice as long
 # to import, every time.
 ENV UV_COMPILE_BYTECODE=1 UV_HTTP_TIMEOUT=300 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
+# pyfarmhash, a dependency of TensorFlow Model Analysis, comes as source. Debian keeps no older release
+# of the compiler that could be named.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
 COPY requirements/uv.txt requirements/
 RUN pip install --no-cache-dir --require-hashes -r requirements/uv.txt \
     && uv venv --no-project /opt/bert-tfx
 COPY requirements/run.txt requirements/
 RUN --mount=type=cache,target=/root/.cache/uv \
-    uv pip install --python /opt/bert-tfx/bin/python --require-hashes -r requirements/run.txt
+    uv pip install --python /opt/bert-tfx/bin/python --require-hashes -r requirements/run.txt \
+    --build-constraints requirements/run.txt
 COPY . .
 RUN uv build --quiet --wheel --out-dir /wheel --require-hashes --build-constraints requirements/run.txt \
     && uv pip install --python /opt/bert-tfx/bin/python --no-deps --no-cache /wheel/*.whl
