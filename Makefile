@@ -7,12 +7,13 @@ ASKED ?= The staff were rude.
 PYTEST_ARGS ?=
 ARGS ?=
 LOCK_ARGS ?=
+ENGINE ?= docker
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: run test e2e-real reference test-jax airflow-demo test-airflow lint format lock bench clean help
+.PHONY: run test e2e-real reference test-jax airflow-demo test-airflow images test-images lint format lock bench clean help
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 # The user names the interpreter; uv must not download another one.
@@ -49,6 +50,15 @@ airflow-demo: .venv-airflow/.installed  ## run the sample under a real Airflow s
 test-airflow: .venv-airflow/.installed  ## test the DAG file with Airflow installed
 	@.venv-airflow/bin/python -m pytest tests/pipeline/test_airflow_dag.py $(PYTEST_ARGS)
 
+images:  ## build the container images; ENGINE=podman for another engine
+	@version=$$(sed -nE 's/^ +version="(.*)",$$/\1/p' setup.py)
+	$(ENGINE) build --tag "bert-tfx:$$version" --target pipeline .
+	$(ENGINE) build --tag "bert-tfx-server:$$version" --target server .
+	$(ENGINE) build --tag "bert-tfx-client:$$version" --file Dockerfile.client .
+
+test-images: .venv/.dev-installed  ## build and run the images without a registry (needs root, buildah, podman)
+	@$(BIN)/python -m pytest -m real -s tests/container $(PYTEST_ARGS)
+
 lint: .venv/.dev-installed  ## check rules and format (ruff) and types (mypy)
 	@mkdir -p build/mypy/bert_tfx
 	for folder in $(FOLDERS); do ln -sfn "../../../$$folder" "build/mypy/bert_tfx/$$folder"; done
@@ -69,6 +79,7 @@ lock: .venv/.uv-installed  ## rewrite the lock files from setup.py; LOCK_ARGS=--
 	$(UV_LOCK) setup.py requirements/airflow.in --extra pipeline --extra airflow --no-annotate \
 	    -c requirements/constraints.txt -c <(sed -nE '/^(importlib-metadata|opentelemetry-|rich=)/d; s/^([a-z0-9][^ ]*==[^ ]+).*/\1/p' requirements/dev.txt) \
 	    -o requirements/airflow.txt
+	$(UV_LOCK) setup.py --extra client --no-annotate -c requirements/constraints.txt -o requirements/client.txt
 	echo uv | $(UV_LOCK) - --no-annotate -o requirements/uv.txt
 	$(UV_LOCK_311) $(TORCH_AT) requirements/reference.in -o requirements/reference.txt \
 	    --excludes <(echo sentence-transformers)
