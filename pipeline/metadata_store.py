@@ -9,8 +9,10 @@ import dataclasses
 import datetime
 import json
 import os
+import random
 import re
 import socket
+import time
 import urllib.parse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
@@ -41,10 +43,15 @@ _PROBE_SECONDS = 10.0
 _ANSWER_SECONDS = 120.0
 # gRPC's default of 4 MiB is less than the records of some hundred runs.
 _MAX_ANSWER = 256 << 20
+# Seconds to wait, and up to twice as long, before a store is opened again that others make ready.
+_PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)
+# What ML Metadata leaves of an error of MySQL's, and what that means.
 _MYSQL_ERRORS = {
-    1044: "the user may not use this database",
-    1045: "the server refuses the user or the password (--metadata-password-file names its file)",
-    1049: "there is no such database; make it there first",
+    "Unknown database": "there is no such database; make it there first",
+    "to database": "the user may not use this database, or there is none of this name",
+    "mysql_real_connect failed": "the server refuses the user or the password "
+    "(--metadata-password-file names its file), or wants another way to log in: ML Metadata knows "
+    "mysql_native_password",
 }
 
 
@@ -104,7 +111,8 @@ def parse_url(text: str) -> str:
     """
     scheme, colon, rest = text.partition(":")
     if scheme == "sqlite" and colon and rest:
-        path = rest[2:] if rest.startswith("///") else rest
+        # `sqlite:///PATH`, and SQLAlchemy's spelling of it with one more.
+        path = re.sub("^///+", "/", rest)
         if not path.startswith("//"):
             return f"sqlite:{os.path.abspath(os.path.expanduser(path))}"
     if scheme not in _PORTS or not rest.startswith("//"):
@@ -266,6 +274,9 @@ def open_store(address: Address, *, read_only: bool = False) -> "metadata_store.
         InputError: If it cannot be reached, refuses, or cannot be understood.
     """
     _probe(address, read_only=read_only)
+    # What MLMD's core and gRPC's log stands in the error, too.
+    os.environ.setdefault("GLOG_minloglevel", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
     from ml_metadata import metadata_store
     from ml_metadata.proto import metadata_store_pb2
@@ -273,14 +284,20 @@ def open_store(address: Address, *, read_only: bool = False) -> "metadata_store.
     connection = connection_config(address)
     if read_only and address.scheme == "sqlite":
         connection.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READONLY
-    try:
-        store = metadata_store.MetadataStore(connection)
-        if not read_only or address.scheme != "sqlite":
-            store.get_context_types()
-        return store
-    # MLMD has an error class of its own for each of SQLite's, MySQL's and gRPC's.
-    except Exception as error:
-        raise InputError(_refusal(address, error)) from error
+    pauses = iter(_PAUSES)
+    while True:
+        try:
+            store = metadata_store.MetadataStore(connection)
+            if not read_only or address.scheme != "sqlite":
+                store.get_context_types()
+            return store
+        # MLMD has an error class of its own for each of SQLite's, MySQL's and gRPC's.
+        except Exception as error:
+            pause = next(pauses, None)
+            # Of two that come to an empty database at once, and make its tables, one may fail.
+            if pause is None or not re.search("concurrent|locked", str(error)):
+                raise InputError(_refusal(address, error)) from error
+            time.sleep(pause * random.uniform(1, 2))
 
 
 def check_store(address: Address) -> None:
@@ -321,9 +338,9 @@ def _refusal(address: Address, error: Exception) -> str:
     if address.scheme == "sqlite":
         path = address.url.partition(":")[2]
         return f"{path}: cannot be read as ML Metadata's records: {told}"
-    number = re.search(r"errno: (\d+)", told)
-    reason = _MYSQL_ERRORS.get(int(number[1])) if number else None
-    return f"{address.url}: the metadata store cannot be used: {reason or told}"
+    known = _MYSQL_ERRORS if address.scheme == "mysql" else {}
+    reason = next((reason for part, reason in known.items() if part in told), told)
+    return f"{address.url}: the metadata store cannot be used: {reason}"
 
 
 def _read(path: str, option: str) -> str:

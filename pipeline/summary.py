@@ -112,7 +112,11 @@ def summarize(config: Config, runs: Sequence[NodeRun]) -> Summary:
         pushed_to=pushed_to,
         sentences=(decision.verdict, findings["verdict"]),
         # JSON has no figure for what is none.
-        metrics={name: value for name, value in measured[0].items() if math.isfinite(value)},
+        metrics={
+            "accuracy" if name == ACCURACY else name: value
+            for name, value in measured[0].items()
+            if math.isfinite(value)
+        },
         text="\n".join(lines),
     )
 

@@ -222,6 +222,7 @@ def _run(
         previous_version=str(before[-1]) if before else None,
     )
     error: BaseException | None = None
+    begun = False
     try:
         quieten(verbose)
         check_store(config.metadata_address)
@@ -231,6 +232,7 @@ def _run(
         from bert_tfx.pipeline.run_report import write_report
         from bert_tfx.pipeline.summary import summarize
 
+        begun = True
         summary = summarize(config, local_runner.run(config, outcome.run))
         page = write_report(config.output_dir, run_id=outcome.run, config=config)
         print(summary.text)
@@ -247,7 +249,7 @@ def _run(
         )
     # One that is interrupted is told of, too.
     except BaseException as raised:
-        error, outcome = _stopped(config, outcome, raised)
+        error, outcome = _stopped(config, outcome, raised, begun=begun)
     outcome = dataclasses.replace(outcome, ended=_now())
     if outcome.code in VERDICTS:
         try:
@@ -258,14 +260,19 @@ def _run(
 
 
 def _stopped(
-    config: Config, outcome: Outcome, error: BaseException
+    config: Config, outcome: Outcome, error: BaseException, *, begun: bool
 ) -> tuple[BaseException, Outcome]:
     """Makes the report of a run that did not come to its end."""
     code = exit_code_of(error)
     sentence = fault_sentence(error) if code is ExitCode.FAULT else str(error) or None
+    # What follows in other lines may quote rows; the gates' sentences quote none.
+    told = sentence
+    if sentence and code is ExitCode.INPUT_ERROR and not config.report_text:
+        told = sentence.splitlines()[0]
     page = None
-    # Before the first component there is nothing to tell of; and who interrupts does not wait.
-    if code is not ExitCode.INTERRUPTED:
+    # Who interrupts does not wait.
+    if begun and code is not ExitCode.INTERRUPTED:
+        # Before the first component there is nothing to tell of.
         with contextlib.suppress(Exception):
             from bert_tfx.pipeline.run_report import write_report
 
@@ -274,7 +281,7 @@ def _stopped(
             )
     if page is not None and isinstance(error, InputError):
         error = type(error)(f"{error}\nReport: {page}").with_traceback(error.__traceback__)
-    return error, dataclasses.replace(outcome, code=code, error=sentence, report=page)
+    return error, dataclasses.replace(outcome, code=code, error=told, report=page)
 
 
 @contextlib.contextmanager
