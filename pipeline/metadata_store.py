@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import datetime
 import json
+import logging
 import os
 import random
 import re
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     Connection: TypeAlias = (
         metadata_store_pb2.ConnectionConfig | metadata_store_pb2.MetadataStoreClientConfig
     )
+
+logger = logging.getLogger(__name__)
 
 METADATA_FILE = "metadata.sqlite"
 """The default store, in the output folder."""
@@ -50,8 +53,8 @@ _MYSQL_ERRORS = {
     "Unknown database": "there is no such database; make it there first",
     "to database": "the user may not use this database, or there is none of this name",
     "mysql_real_connect failed": "the server refuses the user or the password "
-    "(--metadata-password-file names its file), or wants another way to log in: ML Metadata knows "
-    "mysql_native_password",
+    "(--metadata-password-file names its file), or wants TLS (--metadata-tls-ca) or another way to "
+    "log in: ML Metadata knows mysql_native_password",
 }
 
 
@@ -64,6 +67,7 @@ class Address:
             `grpc://HOST:PORT` or `grpcs://HOST:PORT`.
         password_file: File of the password of MySQL's user, or None.
         tls_ca: File of the authorities that the server's certificate is checked by, PEM, or None.
+            Of MySQL it only encrypts.
         tls_cert: File of the own certificate, PEM, or None.
         tls_key: File of its private key, PEM, or None.
         pipelines: The names under which an output folder has kept its runs there; empty where all
@@ -101,6 +105,11 @@ class Address:
                 _read(path, f"--metadata-tls-{name}")
         if self.password_file:
             _read(self.password_file, "--metadata-password-file")
+        if self.scheme == "mysql" and (self.tls_ca or self.tls_cert):
+            logger.warning(
+                "%s: is encrypted, but ML Metadata does not check the server's certificate",
+                self.url,
+            )
 
 
 def parse_url(text: str) -> str:
@@ -236,9 +245,9 @@ def connection_config(address: Address) -> "Connection":
             mysql.password = _read(address.password_file, "--metadata-password-file")
         # A slip in the name must not make another database.
         mysql.skip_db_creation = True
+        # With `verify_server_cert` ML Metadata's client refuses good certificates, too.
         if address.tls_ca:
             mysql.ssl_options.ca = address.tls_ca
-            mysql.ssl_options.verify_server_cert = True
         if address.tls_cert:
             mysql.ssl_options.cert = address.tls_cert
             mysql.ssl_options.key = address.tls_key

@@ -129,6 +129,16 @@ def test_options_that_do_not_go_together(address, message):
         Address(**address).check()
 
 
+def test_certificate_that_is_not_checked_is_warned_of(tmp_path, caplog):
+    file = tmp_path / "ca.pem"
+    file.write_text("", encoding="utf-8")
+    Address("mysql://u@h:1/d", tls_ca=str(file)).check()
+    assert "does not check the server's certificate" in caplog.text
+    caplog.clear()
+    Address("grpcs://h:1", tls_ca=str(file)).check()
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize("name", ["", "Reviews", "a b", "-a", "x" * 64, "a/b"])
 def test_name_of_a_lineage_must_suit_every_store(name):
     check_name("reviews-2026.daily_1")
@@ -145,7 +155,7 @@ def test_mysql_is_told_what_the_files_hold(tmp_path):
     mysql = connection_config(address).mysql
     assert (mysql.host, mysql.port, mysql.user) == ("127.0.0.1", 3307, "tfx")
     assert (mysql.database, mysql.password, mysql.skip_db_creation) == ("records", "hu sh", True)
-    assert mysql.ssl_options.verify_server_cert
+    assert not mysql.ssl_options.verify_server_cert
     assert (mysql.ssl_options.ca, mysql.ssl_options.key) == ("ca.pem", "key.pem")
     # It is read where it is needed, and stands nowhere else.
     assert "hu sh" not in repr(address)
@@ -245,6 +255,7 @@ def test_grpc_server_that_wants_tls(tmp_path, tls):
             open_store(Address(url))
 
 
+@pytest.mark.e2e
 @pytest.mark.timeout(900)
 def test_nodes_and_commands_over_grpc(tmp_path, command, glue_dir):
     output = tmp_path / "output"
@@ -253,12 +264,12 @@ def test_nodes_and_commands_over_grpc(tmp_path, command, glue_dir):
             "--task", "sst2", "--data", glue_dir, "--output", output, "--size", "tiny",
             "--metadata", f"grpc://localhost:{server.port}", "--lineage", "reviews",
         )  # fmt: skip
-        for run_id, states in (("a", ["s", "s"]), ("b", ["cached", "cached"])):
-            for node, state in zip(("TsvExampleGen", "ImportSchemaGen"), states, strict=True):
-                done = command("component", "run", "--node", node, "--run-id", run_id, *options)
-                assert done.returncode == 0, done.stderr
-                assert done.stdout.splitlines()[-1].endswith(state), done.stdout
-        assert server.calls > 40
+        node = ("component", "run", "--node", "ImportSchemaGen")
+        for run_id, state in (("a", " s"), ("b", "cached")):
+            done = command(*node, "--run-id", run_id, *options)
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.splitlines()[-1].endswith(state), done.stdout
+        assert server.calls > 20
         assert not (output / "metadata.sqlite").exists()
         # These know from the folder where the records are.
         listed = json.loads(command("runs", "--json", "--output", output).stdout)
