@@ -108,25 +108,19 @@ def test_1_is_a_fault(command, arguments, folder, told):
     assert (message["status"], message["exit_code"]) == ("fault", 1)
     assert message["error"] in line
 
-    done = command(*arguments, "--output", output, "--verbose")
-    assert done.returncode == 1
-    assert "Traceback (most recent call last)" in done.stderr
-    assert done.stderr.splitlines()[-1].endswith("the trace stands above")
 
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_130_is_an_interrupt(start, arguments, folder, told, number):
-    log = folder / f"{number.name}.log"
+def test_130_is_an_interrupt(start, arguments, folder, told):
+    log = folder / "interrupted.log"
     with log.open("w", encoding="utf-8") as stdout:
         process = start(
-            *arguments, "--output", folder / number.name, stdout=stdout, stderr=subprocess.PIPE
+            *arguments, "--output", folder / "interrupted", stdout=stdout, stderr=subprocess.PIPE
         )
         deadline = time.monotonic() + 300
-        while "StatisticsGen ..." not in log.read_text(encoding="utf-8"):
+        while "TsvExampleGen ..." not in log.read_text(encoding="utf-8"):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        process.send_signal(number)
+        process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=300)
     assert process.returncode == 130
     assert stderr == "\nbert-tfx: stopped; the same command goes on where it was\n"
@@ -147,7 +141,7 @@ def test_3_is_a_model_that_does_not_reach_what_it_must(command, arguments, outpu
     assert "(nothing pushed: Not promoted: accuracy " in again.stdout
 
 
-def test_0_is_a_model_that_is_served(command, arguments, output, data, told, monkeypatch):
+def test_0_is_a_model_that_is_served(command, arguments, output, told, monkeypatch):
     arguments = (*arguments, "--output", output, "--min-accuracy", 0, "--if-changed")
     done = command(*arguments)
     assert done.returncode == 0, done.stderr
@@ -171,11 +165,3 @@ def test_0_is_a_model_that_is_served(command, arguments, output, data, told, mon
     assert not re.findall(FRAMEWORKS, again.stderr)
     assert seconds < 10
     print(f"--if-changed answered in {seconds:.1f} s")
-
-    with (data / "train.tsv").open("a", encoding="utf-8") as file:
-        file.write("a room without a label\n")
-    changed = command(*arguments)
-    assert changed.stdout.splitlines()[0] == (
-        f"since run {message['run']}: {data / 'train.tsv'} has changed"
-    )
-    assert changed.returncode == 2

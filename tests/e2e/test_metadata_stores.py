@@ -1,5 +1,6 @@
-"""Whole runs whose records are kept in a MySQL database, one after another and two at once."""
+"""Whole runs whose records are kept by a MySQL server, also two at once, and by a gRPC server."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -12,6 +13,11 @@ import time
 import pytest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.real, pytest.mark.timeout(1800)]
+
+_PATH = pathlib.Path(__file__).parents[1] / "pipeline" / "metadata_server.py"
+_SPEC = importlib.util.spec_from_file_location("metadata_server", _PATH)
+metadata_server = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(metadata_server)
 
 _SERVER = next(filter(None, map(shutil.which, ("mariadbd", "mysqld"))), None) or next(
     (path for path in ("/usr/sbin/mariadbd", "/usr/sbin/mysqld") if os.path.exists(path)), None
@@ -187,3 +193,15 @@ def test_refusals_are_said_in_a_sentence(
     assert line.startswith(f"bert-tfx: {url.format(server)}: the metadata store cannot be used: ")
     assert message in line
     assert "wrong" not in line
+
+
+def test_whole_run_over_grpc(run, command, glue_dir, tmp_path):
+    output = tmp_path / "output"
+    with metadata_server.MetadataServer(tmp_path) as server:
+        store = ("--metadata", f"grpc://localhost:{server.port}")
+        done = run(output, "--task", "sst2", "--data", glue_dir, *LEARN, *store).check(0)
+        assert len(done.versions) == 1
+        print(f"{server.calls} calls")
+        (listed,) = json.loads(command("runs", "--json", "--output", output).stdout)
+        assert listed["version"] == str(done.versions[0])
+    assert not (output / "metadata.sqlite").exists()
