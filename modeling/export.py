@@ -13,6 +13,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -20,8 +21,10 @@ import tensorflow_text as tf_text
 from tensorflow.core.protobuf import saved_model_pb2
 
 from bert_tfx.modeling.archives import sha256_of
+from bert_tfx.modeling.classifier import TextClassifier
 from bert_tfx.modeling.features import NUM_TOKENS, NUM_TRUNCATED, SEGMENT_IDS, TOKEN_IDS
 from bert_tfx.modeling.trained_model import TrainedModel, library_versions
+from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TEXT_A, TEXT_B
 
 SERVING_DEFAULT = "serving_default"
@@ -34,6 +37,8 @@ WARMUP_FILE = "tf_serving_warmup_requests"
 ABOUT_FILE = "bert_tfx.json"
 BATCHING_FILE = "batching_params.pbtxt"
 """Lies in the SavedModel's own folder; counts with --enable_per_model_batching_parameters."""
+
+_CONFIG_ASSET = "config.json"
 
 LENGTH_BUCKET = "length_bucket"
 TRUNCATED = "truncated"
@@ -103,12 +108,12 @@ class ServedClassifier(tf.Module):
         }
         with tempfile.TemporaryDirectory() as folder:
             labels_file = os.path.join(folder, "labels.txt")
-            config_file = os.path.join(folder, "config.json")
+            config_file = os.path.join(folder, _CONFIG_ASSET)
             with open(labels_file, "w", encoding="utf-8") as file:
                 file.writelines(f"{label}\n" for label in self._labels)
             with open(config_file, "w", encoding="utf-8") as file:
                 json.dump(self.classifier.get_config(), file)
-            # Read by nobody here: whoever has the SavedModel alone can tell what it is.
+            # Whoever has the SavedModel alone can tell what it is, and make it again.
             self.label_asset = tf.saved_model.Asset(labels_file)
             self.config_asset = tf.saved_model.Asset(config_file)
             tf.saved_model.save(self, directory, signatures=signatures)
@@ -250,6 +255,7 @@ def save_for_serving(
         "text_features": task.text_features,
         "max_length": model.max_length,
         "lowercase": model.lowercase,
+        "weights": shapes_of(model.classifier),
         "training": model.training,
         "versions": library_versions(),
         "sha256": {
@@ -264,6 +270,61 @@ def save_for_serving(
         json.dump(about, file, ensure_ascii=False, indent=1)
     with open(os.path.join(directory, BATCHING_FILE), "w", encoding="utf-8") as file:
         file.write(_BATCHING_PARAMETERS)
+
+
+def shapes_of(classifier: TextClassifier) -> dict[str, list[int]]:
+    """Returns the shape of each weight by its path."""
+    return {weight.path: list(weight.shape) for weight in classifier.weights}
+
+
+def about_exported(directory: str) -> dict[str, Any]:
+    """Reads what `save_for_serving` says of a model.
+
+    Args:
+        directory: The SavedModel.
+
+    Raises:
+        InputError: If it is not there or is of a version that did not say it.
+    """
+    path = os.path.join(directory, EXTRA_DIR, ABOUT_FILE)
+    try:
+        with open(path, encoding="utf-8") as file:
+            about = json.load(file)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {error}; it comes with an export") from error
+    if missing := {"lowercase", "weights", "sha256"} - about.keys():
+        raise InputError(
+            f"{path}: does not say {', '.join(sorted(missing))}: export the model anew"
+        )
+    return about
+
+
+def load_exported_classifier(directory: str) -> TextClassifier:
+    """Reads the classifier back that `save_for_serving` wrote.
+
+    Args:
+        directory: The SavedModel.
+
+    Returns:
+        The classifier, in float32.
+
+    Raises:
+        InputError: If the SavedModel is not one of this project's, or is damaged.
+    """
+    config_file = os.path.join(directory, "assets", _CONFIG_ASSET)
+    try:
+        with open(config_file, encoding="utf-8") as file:
+            classifier = TextClassifier.from_config(json.load(file))
+        reader = tf.train.load_checkpoint(os.path.join(directory, "variables", "variables"))
+        # In the order in which `ServedClassifier` keeps them.
+        for number, variable in enumerate(classifier.variables):
+            key = f"_variables/{number}/.ATTRIBUTES/VARIABLE_VALUE"
+            variable.assign(reader.get_tensor(key))
+    except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
+        raise InputError(
+            f"{directory}: cannot be read as an exported classifier: {error}"
+        ) from error
+    return classifier
 
 
 # The graph works off batches of any size in parts, so that no sizes need be allowed. A pause of one

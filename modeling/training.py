@@ -28,7 +28,8 @@ def run_fn(fn_args: FnArgs) -> None:
         fn_args: From TFX. `custom_config` holds `task` (JSON of the `Task`), `recipe` (fields of
             the `Recipe`), `model`, `size`, `pretrained`, `lowercase` and `eval_fraction` (see
             `TrainingRun`), `state_dir` (a folder in which an unfinished training waits for the next
-            run). The vocabulary comes with the transform graph.
+            run). The vocabulary comes with the transform graph; `base_model`, where it is given, is
+            the SavedModel to go on from.
 
     Raises:
         InputError: If the checkpoint to start from does not fit the vocabulary or the rows.
@@ -47,6 +48,7 @@ def run_fn(fn_args: FnArgs) -> None:
         vocab_file=vocab_file,
         lowercase=config["lowercase"],
         eval_fraction=config["eval_fraction"],
+        base_model=fn_args.base_model,
     )
     state_dir = os.path.join(config["state_dir"], _state_key(fn_args))
     trained = run.train(
@@ -99,5 +101,8 @@ def read_rows(file_patterns: list[str], transform_output: tft.TFTransformOutput)
 def _state_key(fn_args: FnArgs) -> str:
     """Names a training by all that its result depends on."""
     config = {k: v for k, v in fn_args.custom_config.items() if k != "state_dir"}
-    parts = [fn_args.transform_output, fn_args.train_files, fn_args.eval_files, config]
+    parts = [
+        *(fn_args.transform_output, fn_args.train_files, fn_args.eval_files),
+        *(fn_args.base_model, config),
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -12,11 +12,13 @@ import tensorflow as tf
 
 from bert_tfx.modeling import distribution
 from bert_tfx.modeling.albert import ALBERT_SIZES
+from bert_tfx.modeling.archives import sha256_of
 from bert_tfx.modeling.batching import Rows
 from bert_tfx.modeling.bert import BERT_SIZES
 from bert_tfx.modeling.checkpoints import ENCODERS, architecture_of, load_classifier
 from bert_tfx.modeling.classifier import TextClassifier
 from bert_tfx.modeling.distil_bert import DISTIL_BERT_SIZES
+from bert_tfx.modeling.export import about_exported, load_exported_classifier, shapes_of
 from bert_tfx.modeling.fine_tuning import SeedsResult, fine_tune_seeds
 from bert_tfx.modeling.recipes import Recipe
 from bert_tfx.modeling.trained_model import TrainedModel
@@ -48,6 +50,8 @@ class TrainingRun:
         vocab_file: The vocabulary.
         lowercase: Whether it is uncased.
         eval_fraction: Share of the rows that is held out, where there is no eval file.
+        base_model: The exported model whose weights to go on from, or None. One of another shape
+            or vocabulary is not taken.
     """
 
     task: Task
@@ -58,14 +62,43 @@ class TrainingRun:
     vocab_file: str
     lowercase: bool
     eval_fraction: float
+    base_model: str | None = None
 
     def make_classifier(self) -> TextClassifier:
-        """Makes a classifier with new weights, or loads the one to start from.
+        """Makes the classifier that is to be trained.
+
+        Its weights are those of `base_model`, if that fits; else those of the checkpoint, or new
+        ones.
 
         Raises:
             InputError: If the checkpoint cannot be loaded, or does not fit the vocabulary or the
                 longest row.
         """
+        classifier = self._cold_classifier()
+        if self.base_model is not None and self.why_cold(classifier) is None:
+            base = load_exported_classifier(self.base_model)
+            for ours, theirs in zip(classifier.weights, base.weights, strict=True):
+                ours.assign(keras.ops.convert_to_numpy(theirs))
+        return classifier
+
+    def why_cold(self, classifier: TextClassifier) -> str | None:
+        """Says why the weights of `base_model` are not taken, or returns None where they are.
+
+        Args:
+            classifier: What is to be trained.
+        """
+        if self.base_model is None:
+            return "there is no earlier model"
+        about = about_exported(self.base_model)
+        if about["sha256"]["vocabulary"] != sha256_of(self.vocab_file):
+            return "it has another vocabulary"
+        if about["lowercase"] != self.lowercase:
+            return f"it is {'un' if about['lowercase'] else ''}cased"
+        if about["weights"] != shapes_of(classifier):
+            return "it is of another shape"
+        return None
+
+    def _cold_classifier(self) -> TextClassifier:
         recipe, num_labels = self.recipe, len(self.task.labels)
         dropouts: dict[str, Any] = {}
         if recipe.dropout is not None:
@@ -125,13 +158,13 @@ class TrainingRun:
             classifier = self.make_classifier()
             if seed == self.recipe.seed:
                 name = architecture_of(classifier.encoder)
-                logger.info(
-                    "%s with %s parameters",
-                    f"{name} from {self.pretrained}"
-                    if self.pretrained
-                    else f"new {name} {self.size}",
-                    f"{classifier.count_params():,}",
-                )
+                origin = f"from {self.pretrained}" if self.pretrained else f"of size {self.size}"
+                cold = self.why_cold(classifier)
+                if cold is None:
+                    origin = "from the last good model"
+                elif self.base_model is not None:
+                    logger.warning("training does not go on from the last good model: %s", cold)
+                logger.info("%s %s, %s parameters", name, origin, f"{classifier.count_params():,}")
             return classifier
 
         writers: dict[int, Any] = {}
@@ -192,6 +225,8 @@ class TrainingRun:
             "model": architecture_of(result.model.encoder),
             "size": None if self.pretrained else self.size,
             "pretrained": self.pretrained,
+            "warm_start": self.base_model
+            and {"model": self.base_model, "why_not": self.why_cold(result.model)},
             "recipe": dataclasses.asdict(self.recipe),
             "seed": result.best_seed,
             "epoch": best.best_epoch,

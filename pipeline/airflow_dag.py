@@ -66,26 +66,30 @@ class ComponentOperator(BaseOperator):
         node: The node.
         command: The `bert-tfx` command.
         config: The configuration file; paths in it may be relative to its folder.
+        span: The span to read (`--span`), a template; None leaves it to the configuration.
         kwargs: What Airflow's `BaseOperator` takes.
     """
 
-    template_fields: Sequence[str] = ("run_name",)
+    template_fields: Sequence[str] = ("run_name", "span")
     ui_color = "#e8f0fe"
 
-    def __init__(self, *, node: str, command: str, config: str, **kwargs: Any) -> None:
+    def __init__(
+        self, *, node: str, command: str, config: str, span: str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(task_id=node, **kwargs)
         self.node = node
         self.command = command
         self.config = config
         # The run of the DAG, with its data interval, is the run in ML Metadata.
         self.run_name = "{{ run_id }}"
+        self.span = span
         self._process: subprocess.Popen[str] | None = None
 
     def execute(self, context: Mapping[str, Any]) -> None:
         """Runs the node.
 
         Args:
-            context: Airflow's; `run_name` has been filled in from it.
+            context: Airflow's; `run_name` and `span` have been filled in from it.
 
         Raises:
             AirflowSkipException: If the model is not good enough to be pushed.
@@ -97,6 +101,7 @@ class ComponentOperator(BaseOperator):
             [
                 *(self.command, "component", "run"),
                 *("--config", self.config, "--node", self.node, "--run-id", self.run_name),
+                *(("--span", self.span) if self.span else ()),
             ],
             cwd=os.path.dirname(self.config),
             stdout=subprocess.PIPE,
@@ -132,6 +137,7 @@ def make_dag(
     dag_id: str | None = None,
     command: str | None = None,
     schedule: Any = None,
+    span: str | None = None,
     start_date: datetime.datetime = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc),
     retries: int = 2,
     retry_delay: datetime.timedelta = datetime.timedelta(seconds=30),
@@ -146,6 +152,9 @@ def make_dag(
         dag_id: The DAG's name; by default `bert_tfx_` and the file's.
         command: The `bert-tfx` command; by default the one beside Airflow's Python, else on PATH.
         schedule: When to run, as Airflow takes it; by default when it is triggered.
+        span: Of files that arrive over time the newest span to read, a template such as
+            `{{ data_interval_start | ds }}`. Without it each task looks for the newest itself, and
+            may find another than the one before it where files arrive during the run.
         start_date: Where a schedule begins; the past is not caught up.
         retries: How often a task is tried again that did not end by itself.
         retry_delay: How long to wait before; twice as long each time.
@@ -190,6 +199,7 @@ def make_dag(
                 node=node,
                 command=command,
                 config=config,
+                span=span,
                 execution_timeout=timeouts.get(node, TIMEOUT),
             )
             tasks[node].set_upstream([tasks[before] for before in upstream])
@@ -241,4 +251,5 @@ if __name__ != "bert_tfx.pipeline.airflow_dag":
         _config,
         command=_setting("bert_tfx_command"),
         schedule=_setting("bert_tfx_schedule"),
+        span=_setting("bert_tfx_span"),
     )

@@ -22,6 +22,7 @@ from bert_tfx.pipeline.metadata_store import METADATA_FILE, Address, check_name,
 from bert_tfx.pipeline.notification import Hooks
 from bert_tfx.pipeline.pretrained import checkpoint_folder
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.spans import format_span, is_daily
 from bert_tfx.schema.tasks import (
     EVAL,
     LABEL,
@@ -80,6 +81,11 @@ class Config:
         data_limits: What the rows must keep to, as `parse_limits` returns it.
         max_rejects: Rows that may be left out because they do not fit the task.
         eval_fraction: Share of the rows that is held out where the task has no eval file.
+        span: Of files that arrive over time the newest span to read, a number or a day; None is the
+            newest there is.
+        window: So many spans are read, up to that one.
+        warm_start: Whether training goes on from the last model that was good enough, of other
+            rows than these, in place of the checkpoint or of new weights.
         slice_by: Extra columns of the eval rows by which the evaluation is sliced, separated by
             commas.
         push_server: gRPC address of a server that watches the pushed versions and is asked for the
@@ -90,6 +96,7 @@ class Config:
         push_tls_cert: File of the own certificate, PEM, for a server that wants to know who asks.
         push_tls_key: File of its private key, PEM.
         push_token_file: File of the token to show the server.
+        parallel: So many nodes may run at a time on this machine.
         report_text: Whether reports may hold texts of rows.
         beam_runner: `in_memory`, or `multi_processing` with a worker for each core.
         metadata: URL of the metadata store, as `parse_url` returns it, or None for a SQLite file
@@ -120,6 +127,9 @@ class Config:
     pretrained: str | None = None
     max_rejects: int = 0
     eval_fraction: float = 0.1
+    span: str | None = None
+    window: int = 1
+    warm_start: bool = False
     slice_by: str = ""
     push_server: str | None = None
     push_model_name: str = DEFAULT_MODEL
@@ -128,6 +138,7 @@ class Config:
     push_tls_cert: str | None = None
     push_tls_key: str | None = None
     push_token_file: str | None = None
+    parallel: int = 1
     report_text: bool = False
     beam_runner: str = "in_memory"
     metadata: str | None = None
@@ -147,6 +158,9 @@ class Config:
                 )
         if not 0 < self.eval_fraction < 1:
             raise InputError(f"eval_fraction must be in (0, 1). Received: {self.eval_fraction}")
+        for name, value in (("window", self.window), ("parallel", self.parallel)):
+            if value < 1:
+                raise InputError(f"{name} must be at least 1. Received: {value}")
         if self.push_timeout <= 0:
             raise InputError(f"push_timeout must be positive. Received: {self.push_timeout}")
         if self.push_server is not None:
@@ -219,7 +233,19 @@ class Config:
     @property
     def layout(self) -> Layout:
         """The layout in which the task's files lie in `data_dir` (raises InputError)."""
-        return resolve_layout(self.task, self.data_dir)
+        return resolve_layout(self.task, self.data_dir, span=self.span, window=self.window)
+
+    @property
+    def spans(self) -> tuple[str, ...]:
+        """The spans that are read, oldest first; empty where the files do not arrive in spans."""
+        return next(
+            (
+                tuple(format_span(s.number, daily=is_daily(files.pattern)) for s in files.spans)
+                for files in self.layout.splits.values()
+                if files.spans
+            ),
+            (),
+        )
 
     @property
     def slice_columns(self) -> tuple[str, ...]:
@@ -420,6 +446,9 @@ def make_config(options: Mapping[str, Any]) -> Config:
     )
     if config.vocab_file and not config.lowercase:
         _warn_if_uncased(config.vocab_file)
+    if config.span is None and config.task.has_spans and (spans := config.spans):
+        # A span that arrives while the run goes on is for the next run.
+        config = dataclasses.replace(config, span=spans[-1])
     return config
 
 

@@ -30,6 +30,11 @@ class Console(logging.Handler):
         self._stream.flush()
         self._line_open = False
 
+    def tell(self, text: str) -> None:
+        """Writes a line of its own."""
+        self._stream.write(f"{text}\n")
+        self._stream.flush()
+
     def emit(self, record: logging.LogRecord) -> None:
         """Shows a log line under the component's."""
         line_end = "\n" if self._line_open else ""

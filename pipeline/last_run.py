@@ -91,7 +91,8 @@ def dependencies(config: Config, before: LastRun | None = None) -> Dependencies:
         InputError: If the task's files are missing.
     """
     fields = json.loads(json.dumps(dataclasses.asdict(config)))
-    del fields["hooks"]
+    for name in ("hooks", "parallel"):
+        del fields[name]
     known = before.dependencies.files if before else {}
     files = {path: _file(path, known.get(path)) for path in sorted({*_paths(config)})}
     sources = "-".join(map(source_fingerprint, SOURCES))

@@ -112,7 +112,7 @@ class Hooks:
             try:
                 failure = teller()
             # The run has ended: whatever it is, it must not look like the run's.
-            except Exception as error:
+            except (Exception, KeyboardInterrupt) as error:
                 failure = f"{type(error).__name__}: {error}"
             if failure:
                 logger.warning("%s: %s", option, failure)

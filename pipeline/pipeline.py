@@ -13,6 +13,7 @@ from tfx.proto import trainer_pb2, transform_pb2
 from tfx.types import standard_artifacts
 
 from bert_tfx.components.baseline.strategy import (
+    LatestBlessedModelOfOtherRowsStrategy,
     LatestOtherAcceptedStatisticsStrategy,
     LatestOtherBlessedModelStrategy,
 )
@@ -140,10 +141,18 @@ def create_pipeline(
         fingerprint=source_fingerprint(_TOKEN_GATE),
     )
 
+    # It goes on from the last model that was good enough, of other rows, where that is asked for.
+    warm_start = Resolver(
+        strategy_class=LatestBlessedModelOfOtherRowsStrategy,
+        model=types.Channel(type=standard_artifacts.Model),
+        model_blessing=types.Channel(type=standard_artifacts.ModelBlessing),
+        candidate=examples,
+    ).with_id("WarmStart")
     trainer = Trainer(
         examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
         schema=schema,
+        base_model=warm_start.outputs["model"] if config.warm_start else None,
         run_fn=f"{_TRAINING}.run_fn",
         train_args=trainer_pb2.TrainArgs(splits=[TRAIN]),
         eval_args=trainer_pb2.EvalArgs(splits=[EVAL]),
@@ -252,6 +261,7 @@ def create_pipeline(
             token_statistics_gen,
             accepted_tokens,
             token_gate,
+            *([warm_start] if config.warm_start else []),
             trainer,
             baseline,
             predictor,

@@ -14,8 +14,10 @@ import tensorflow_model_analysis as tfma
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 from tensorflow_metadata.proto.v0 import statistics_pb2
+from tfx.utils import path_utils
 
 from bert_tfx.components.data_gate import checks
+from bert_tfx.components.model_pusher.version_folder import ABOUT_FILE
 from bert_tfx.components.predictor.predictions import BASELINE, CANDIDATE
 from bert_tfx.components.promotion_gate import executor as promotion_gate
 from bert_tfx.components.promotion_gate.decision import Decision
@@ -81,6 +83,8 @@ def summarize(config: Config, runs: Sequence[NodeRun]) -> Summary:
     findings = json.loads(_read(outputs["ServingGate"]["findings"].uri, serving_gate.FINDINGS_FILE))
 
     lines = ["", *_table(runs), ""]
+    if config.spans:
+        lines.append(f"Spans       {', '.join(config.spans)}")
     for split in config.layout.output_splits:
         counts = {
             what: examples[f"rows_{what}_{split}"].int_value
@@ -92,6 +96,7 @@ def summarize(config: Config, runs: Sequence[NodeRun]) -> Summary:
         )
     lines += _warning_lines(outputs)
     lines += _token_lines(outputs["Transform"]["post_transform_stats"].uri)
+    lines.append(f"Started     {_origin(outputs['Trainer']['model'].uri)}")
     evaluation = outputs["Evaluator"]["evaluation"].uri
     measured = _metrics(evaluation)
     lines += _evaluation_lines(config, evaluation, measured, majority=_majority(config, examples))
@@ -124,6 +129,22 @@ def summarize(config: Config, runs: Sequence[NodeRun]) -> Summary:
 def _read(uri: str, name: str) -> str:
     with open(os.path.join(uri, name), encoding="utf-8") as file:
         return file.read()
+
+
+def _origin(model_uri: str) -> str:
+    """Says what the training began with."""
+    path = path_utils.serving_model_path(model_uri)
+    training = json.loads(_read(path, ABOUT_FILE))["training"]
+    warm_start = training["warm_start"]
+    if warm_start and warm_start["why_not"] is None:
+        return "from the last good model"
+    origin = (
+        f"from {training['pretrained']}"
+        if training["pretrained"]
+        else f"with new weights of size {training['size']}"
+    )
+    why = f", not from the last good model: {warm_start['why_not']}" if warm_start else ""
+    return origin + why
 
 
 def _told(title: str, *sentences: str) -> list[str]:

@@ -26,13 +26,15 @@ def learned_vocabulary(config: Config) -> str:
 
     Returns:
         The path of the vocabulary, below the run's output folder. The same rows have the same path,
-        and what lies there already is not learned again.
+        and what lies there already is not learned again. With a warm start the first run's rows
+        count for all that follow: to another vocabulary its models would not fit.
 
     Raises:
         InputError: If the training files cannot be read or hold no text.
     """
     paths = config.layout.splits[TRAIN].find(config.data_dir)
-    parts = [source_fingerprint(__name__), str(config.lowercase), *map(file_fingerprint, paths)]
+    rows = ["warm start"] if config.warm_start else map(file_fingerprint, paths)
+    parts = [source_fingerprint(__name__), str(config.lowercase), *rows]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
     path = pathlib.Path(config.output_dir) / "vocabulary" / key / "vocab.txt"
     if not path.exists():

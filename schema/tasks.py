@@ -6,7 +6,6 @@ to the feature names below, and nothing behind that door knows what a file calle
 
 import codecs
 import dataclasses
-import glob
 import gzip
 import json
 import os
@@ -16,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.spans import Span, check_pattern, choose_spans, has_spans, match_files
 
 TEXT_A = "text_a"
 TEXT_B = "text_b"
@@ -34,7 +34,6 @@ TEST = "test"
 SPLITS = (TRAIN, EVAL, TEST)
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-_SPAN_OR_VERSION = re.compile(r"\{(?:SPAN|VERSION|YYYY|MM|DD)(?::\d+)?\}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,16 +41,25 @@ class TsvFiles:
     """The files of one split.
 
     Attributes:
-        pattern: Glob relative to the data folder; `{SPAN}`, `{VERSION}` or `{YYYY}`, `{MM}`, `{DD}`
-            stand where TFX expects them. A name that ends in `.gz` is read as gzip.
+        pattern: Glob relative to the data folder; of files that arrive over time it names the span
+            (see `bert_tfx.schema.spans`). A name that ends in `.gz` is read as gzip.
         columns: The feature of each column in file order: `text_a`, `text_b`, `label`, or the name
             under which an extra column is kept (for slicing).
         header: What the first line of each file holds, or None where the first line is a row.
+        spans: The spans to read where the pattern names them, oldest first; empty for all.
+
+    Raises:
+        InputError: If the pattern names a span in part.
     """
 
     pattern: str
     columns: tuple[str, ...]
     header: tuple[str, ...] | None
+    spans: tuple[Span, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Checks the pattern."""
+        check_pattern(self.pattern)
 
     @property
     def labelled(self) -> bool:
@@ -60,8 +68,14 @@ class TsvFiles:
 
     def find(self, data_dir: str) -> list[str]:
         """Returns the paths below `data_dir` that fit the pattern, sorted."""
-        pattern = _SPAN_OR_VERSION.sub("*", self.pattern)
-        return sorted(glob.glob(os.path.join(glob.escape(data_dir), pattern)))
+        wanted = dict(self.spans)
+        return [
+            path
+            for path, span in match_files(self.pattern, data_dir)
+            if span is None
+            or not wanted
+            or (span.number in wanted and span.version in (None, wanted[span.number]))
+        ]
 
     def header_problem(self, path: str, first_line: bytes) -> str | None:
         """Says why a file's first line is not the declared header, or returns None.
@@ -183,6 +197,13 @@ class Task:
         return TEXT_B in self.layouts[0].splits[TRAIN].columns
 
     @property
+    def has_spans(self) -> bool:
+        """Whether files of it arrive over time."""
+        return any(
+            has_spans(files.pattern) for layout in self.layouts for files in layout.splits.values()
+        )
+
+    @property
     def text_features(self) -> tuple[str, ...]:
         """`("text_a",)` or `("text_a", "text_b")`."""
         return (TEXT_A, TEXT_B) if self.is_pair else (TEXT_A,)
@@ -203,6 +224,7 @@ class Task:
                         pattern=files["pattern"],
                         columns=tuple(files["columns"]),
                         header=None if files["header"] is None else tuple(files["header"]),
+                        spans=tuple(Span(*span) for span in files["spans"]),
                     )
                     for split, files in layout["splits"].items()
                 },
@@ -402,17 +424,22 @@ def _misfit(path: str, files: TsvFiles) -> str | None:
     return files.header_problem(path, first_line)
 
 
-def resolve_layout(task: Task, data_dir: str) -> Layout:
+def resolve_layout(
+    task: Task, data_dir: str, *, span: str | None = None, window: int = 1
+) -> Layout:
     """Finds the layout in which a task's files lie in a folder.
 
     Of a published dataset, the first layout whose training and evaluation files are there, with the
     declared first lines, is taken; test files are taken where they are present. Where a folder
     holds only one of its labelled files, that file is divided into train and eval by a hash of its
-    text. Of a user's own task, all files that it names must be there.
+    text. Of a user's own task, all files that it names must be there. Where they arrive in spans,
+    those of the newest spans are taken.
 
     Args:
         task: The task.
         data_dir: The folder that the patterns are relative to.
+        span: The newest span to take (see `choose_spans`); by default the newest there is.
+        window: So many spans are taken.
 
     Returns:
         The layout, with the splits that are present.
@@ -428,7 +455,7 @@ def resolve_layout(task: Task, data_dir: str) -> Layout:
     published = TASKS.get(task.name) == task
     problems: list[str] = []
     for candidate in task.layouts:
-        present = {s: f for s, f in candidate.splits.items() if f.find(data_dir)}
+        present = _present(candidate, data_dir, span, window)
         wanted = [split for split in candidate.splits if not (published and split == TEST)]
         if not all(split in present for split in wanted):
             continue
@@ -467,6 +494,26 @@ def resolve_layout(task: Task, data_dir: str) -> Layout:
         f"{data_dir}: the files of task {task.name} are missing: expected {expected}; the folder "
         f"holds {', '.join(there[:8]) or 'nothing'}{', ...' if len(there) > 8 else ''}"
     )
+
+
+def _present(layout: Layout, data_dir: str, span: str | None, window: int) -> dict[str, TsvFiles]:
+    """Returns the splits of which there are files; of those in spans, the spans to read."""
+    present = {split: files for split, files in layout.splits.items() if files.find(data_dir)}
+    patterns = [files.pattern for files in layout.splits.values() if has_spans(files.pattern)]
+    if not patterns:
+        if span is not None or window != 1:
+            raise InputError(
+                "--span and --window are for files that arrive over time, whose patterns hold "
+                "{SPAN} or {YYYY}, {MM} and {DD}"
+            )
+        return present
+    if not present:
+        return {}
+    spans = choose_spans(patterns, data_dir, last=span, window=window)
+    return {
+        split: dataclasses.replace(files, spans=spans if has_spans(files.pattern) else ())
+        for split, files in present.items()
+    }
 
 
 def _misfits(data_dir: str, splits: Mapping[str, TsvFiles]) -> list[str]:

@@ -84,8 +84,11 @@ def _model(content: Mapping[str, Any]) -> Section:
     if training is None:
         return _section("Model", ["No model was trained."])
     about = training["about"]
+    warm_start = about.get("warm_start")
     origin = (
-        f"fine-tuned from {about['pretrained']}"
+        "fine-tuned from the model before it"
+        if warm_start and warm_start["why_not"] is None
+        else f"fine-tuned from {about['pretrained']}"
         if about.get("pretrained")
         else f"with new weights of size {about.get('size')}"
     )

@@ -2,24 +2,25 @@
 
 import dataclasses
 import glob
+import hashlib
+import os
 from typing import Any
 
 from google.protobuf import any_pb2, struct_pb2
 from tfx.components.example_gen import component as base
-from tfx.components.example_gen import driver
+from tfx.components.example_gen import driver, utils
 from tfx.dsl.components.base import executor_spec
-from tfx.dsl.io import fileio
 from tfx.orchestration import data_types
-from tfx.proto import example_gen_pb2, range_config_pb2
-from tfx.utils import proto_utils
+from tfx.proto import example_gen_pb2
 
 from bert_tfx.components.tsv_example_gen import executor
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.spans import Span
 from bert_tfx.schema.tasks import SPLITS, Layout, Task
 
 
 class Driver(driver.FileBasedDriver):
-    """Finds the span to read; says what is wrong with the patterns as an `InputError`."""
+    """Says which files there are, and what they hold, for the cache and for lineage."""
 
     def resolve_exec_properties(
         self,
@@ -27,22 +28,44 @@ class Driver(driver.FileBasedDriver):
         pipeline_info: data_types.PipelineInfo,
         component_info: data_types.ComponentInfo,
     ) -> dict[str, Any]:
-        """Fills span and version into the patterns.
+        """Adds a hash of the files' contents, and the newest span and its version.
+
+        TFX's own looks at sizes and at times of change: a file that was copied anew would be read
+        anew, and one that changed twice in a second would not.
 
         Raises:
-            InputError: If TFX cannot make sense of the patterns, finds no span that fits all, or
-                finds a file that is gone (a dangling link).
+            InputError: If a split has no file.
         """
-        try:
-            return super().resolve_exec_properties(exec_properties, pipeline_info, component_info)
-        except (ValueError, fileio.NotFoundError) as error:
-            config = example_gen_pb2.Input()
-            proto_utils.json_to_proto(exec_properties["input_config"], config)
-            patterns = ", ".join(f"{split.name}: {split.pattern}" for split in config.splits)
-            reason = str(error) or "a file is gone"
-            raise InputError(
-                f"{exec_properties['input_base']}: cannot find the files ({patterns}): {reason}"
-            ) from error
+        parameters = executor.unpack(exec_properties)
+        (layout,) = Task.from_json(parameters["task"]).layouts
+        found = executor.find_files(layout, parameters["data_dir"])
+        digest = hashlib.sha256()
+        for split, paths in found.items():
+            for path in paths:
+                name = os.path.relpath(path, parameters["data_dir"])
+                digest.update(
+                    f"{split}\n{name}\n{_content_hash(path)}\n".encode("utf-8", "replace")
+                )
+        spans = [span for files in layout.splits.values() for span in files.spans]
+        newest = max(spans, default=Span(0))
+        return {
+            **exec_properties,
+            utils.FINGERPRINT_PROPERTY_NAME: digest.hexdigest(),
+            utils.SPAN_PROPERTY_NAME: newest.number,
+            utils.VERSION_PROPERTY_NAME: newest.version,
+        }
+
+
+def _content_hash(path: str) -> str:
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError:
+        # The executor says so, of all such files at once.
+        return "unreadable"
+    return digest.hexdigest()
 
 
 class TsvExampleGen(base.FileBasedExampleGen):
@@ -96,7 +119,6 @@ class TsvExampleGen(base.FileBasedExampleGen):
         max_rejects: int = 0,
         eval_fraction: float = 0.1,
         fingerprint: str = "",
-        range_config: range_config_pb2.RangeConfig | None = None,
     ) -> None:
         """Makes the node.
 
@@ -108,8 +130,6 @@ class TsvExampleGen(base.FileBasedExampleGen):
             max_rejects: So many rows, of all splits together, may be rejected.
             eval_fraction: The share of distinct texts that a hash split gives to eval, in (0, 1).
             fingerprint: A hash of the source code; a new one makes cached records stale.
-            range_config: Which span to read where the patterns hold `{SPAN}` or a date; by default
-                the newest.
 
         Raises:
             InputError: If `max_rejects` or `eval_fraction` is out of range.
@@ -143,5 +163,4 @@ class TsvExampleGen(base.FileBasedExampleGen):
             input_config=example_gen_pb2.Input(splits=splits),
             output_config=example_gen_pb2.Output(),
             custom_config=custom_config,
-            range_config=range_config,
         )

@@ -225,8 +225,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         Args:
             input_dict: Empty.
             output_dict: `examples`: the artifact to fill.
-            exec_properties: `input_base` and `input_config` name the files, as the driver resolved
-                them; `custom_config` holds the component's parameters.
+            exec_properties: `custom_config` holds the component's parameters.
 
         Raises:
             InputError: See `component.TsvExampleGen`.
@@ -235,11 +234,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         examples = artifact_utils.get_single_instance(
             output_dict[standard_component_specs.EXAMPLES_KEY]
         )
-        parameters = _parameters(exec_properties)
+        parameters = unpack(exec_properties)
         task = Task.from_json(parameters["task"])
         layout = task.layouts[0]
         examples.split_names = artifact_utils.encode_split_names(list(layout.output_splits))
-        paths = _find_files(exec_properties)
+        paths = find_files(layout, parameters["data_dir"])
         scratch_dir = os.path.join(examples.uri, "scratch")
         fileio.makedirs(scratch_dir)
 
@@ -316,8 +315,8 @@ class _Ingested:
         return sum(count for (name, _), count in self.written.items() if name == split)
 
 
-def _parameters(exec_properties: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what the component packed into its custom config."""
+def unpack(exec_properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the parameters that the component packed into its custom config."""
     config = example_gen_pb2.CustomConfig()
     proto_utils.json_to_proto(exec_properties[standard_component_specs.CUSTOM_CONFIG_KEY], config)
     parameters = struct_pb2.Struct()
@@ -325,18 +324,19 @@ def _parameters(exec_properties: Mapping[str, Any]) -> dict[str, Any]:
     return json_format.MessageToDict(parameters)
 
 
-def _find_files(exec_properties: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Returns the files of each input split, sorted."""
-    config = example_gen_pb2.Input()
-    proto_utils.json_to_proto(exec_properties[standard_component_specs.INPUT_CONFIG_KEY], config)
-    paths = {}
-    for split in config.splits:
-        pattern = os.path.join(
-            exec_properties[standard_component_specs.INPUT_BASE_KEY], split.pattern
-        )
-        paths[split.name] = sorted(fileio.glob(pattern))
-        if not paths[split.name]:
-            raise InputError(f"{pattern}: no such file, although split {split.name!r} needs one")
+def find_files(layout: Layout, data_dir: str) -> dict[str, list[str]]:
+    """Returns the files of each input split, sorted.
+
+    Raises:
+        InputError: If a split has none.
+    """
+    paths = {
+        split: layout.splits[split].find(data_dir) for split in SPLITS if split in layout.splits
+    }
+    for split, found in paths.items():
+        if not found:
+            pattern = os.path.join(data_dir, layout.splits[split].pattern)
+            raise InputError(f"{pattern}: no such file, although split {split!r} needs one")
     return paths
 
 

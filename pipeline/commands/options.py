@@ -86,6 +86,15 @@ def add_own_task(parser: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--eval", metavar="PATTERN", help="files to evaluate on; else some rows are held out"
     )
+    own.add_argument(
+        "--span",
+        metavar="SPAN",
+        help="of files that arrive over time, whose patterns hold {SPAN} or {YYYY}-{MM}-{DD}: the "
+        "newest to read, a number or a day (default: the newest there is)",
+    )
+    own.add_argument(
+        "--window", type=int, metavar="N", help="spans to read, up to that one (default: 1)"
+    )
     own.add_argument("--test-columns", metavar="A,B", help="its columns, where they are others")
     own.add_argument("--test", metavar="PATTERN", help="further files, ingested and checked only")
 

@@ -50,6 +50,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="do nothing where nothing has changed that the result of the last run depends on",
     )
     add_options(parser)
+    options.add_numbers(
+        parser.add_argument_group("this machine"),
+        (("parallel", "N", "components at a time, where they and the memory allow (default: 1)"),),
+    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +65,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     options.add_own_task(parser)
     options.add_model(parser)
     options.add_recipe(parser)
+    parser.add_argument(
+        "--warm-start",
+        action="store_true",
+        default=None,
+        help="training goes on from the last model that was good enough, of other rows",
+    )
 
     data = parser.add_argument_group("what the data must be")
     options.add_numbers(
@@ -195,8 +205,9 @@ def run(arguments: argparse.Namespace) -> int:
             print("\n".join(f"since run {last.run}: {change}" for change in changed))
         with _terminable():
             outcome, error = _run(config, found, verbose=arguments.verbose)
-    with logged(Console(sys.stderr, indent=0)):
-        config.hooks.tell(outcome.message())
+        # Not later: of nodes side by side some may still be at work where one was interrupted.
+        with logged(Console(sys.stderr, indent=0)):
+            config.hooks.tell(outcome.message())
     if error is not None:
         raise error
     return outcome.code

@@ -1,7 +1,10 @@
 import pytest
+from ml_metadata import metadata_store
+from ml_metadata.proto import metadata_store_pb2
 from tfx.types import standard_artifacts
 
 from bert_tfx.components.baseline.strategy import (
+    LatestBlessedModelOfOtherRowsStrategy,
     LatestOtherAcceptedStatisticsStrategy,
     LatestOtherBlessedModelStrategy,
 )
@@ -151,3 +154,80 @@ def test_report_on_other_statistics_is_passed_over():
         [1],
         [8],
     )
+
+
+# A model to go on from.
+
+
+class Lineage:
+    """Rows and the models that were made of them, in a store of ML Metadata in memory."""
+
+    def __init__(self) -> None:
+        config = metadata_store_pb2.ConnectionConfig()
+        config.fake_database.SetInParent()
+        self.store = metadata_store.MetadataStore(config)
+        self._artifact = self.store.put_artifact_type(metadata_store_pb2.ArtifactType(name="any"))
+        kind = metadata_store_pb2.ExecutionType(name="any")
+        self._execution = self.store.put_execution_type(kind)
+
+    def rows(self) -> int:
+        (number,) = self.store.put_artifacts([metadata_store_pb2.Artifact(type_id=self._artifact)])
+        return number
+
+    def model(self, *made_of: int) -> int:
+        """Trains on what a transform makes of rows, and on models; returns the model's number."""
+        transformed = self._run(made_of[0])
+        return self._run(transformed, *made_of[1:])
+
+    def _run(self, *inputs: int) -> int:
+        (execution,) = self.store.put_executions(
+            [metadata_store_pb2.Execution(type_id=self._execution)]
+        )
+        output = self.rows()
+        kinds = metadata_store_pb2.Event
+        events = [
+            *(kinds(artifact_id=i, execution_id=execution, type=kinds.INPUT) for i in inputs),
+            kinds(artifact_id=output, execution_id=execution, type=kinds.OUTPUT),
+        ]
+        self.store.put_events(events)
+        return output
+
+
+def go_on_from(lineage, rows, models, blessed):
+    candidate = standard_artifacts.Examples()
+    candidate.id = rows
+    resolved = LatestBlessedModelOfOtherRowsStrategy().resolve_artifacts(
+        lineage.store,
+        {
+            "model": [model(number) for number in models],
+            "model_blessing": [blessing(1000 + number, number) for number in blessed],
+            "candidate": [candidate],
+        },
+    )
+    assert [found.id - 1000 for found in resolved["model_blessing"]] == [
+        found.id for found in resolved["model"]
+    ]
+    return [found.id for found in resolved["model"]]
+
+
+def test_training_goes_on_from_the_latest_blessed_model_of_other_rows():
+    lineage = Lineage()
+    monday, tuesday = lineage.rows(), lineage.rows()
+    first = lineage.model(monday)
+    assert go_on_from(lineage, monday, [], []) == []
+    assert go_on_from(lineage, tuesday, [first], []) == []
+    assert go_on_from(lineage, tuesday, [first], [first]) == [first]
+    second = lineage.model(tuesday, first)
+    # The same day again, after its model was blessed.
+    assert go_on_from(lineage, tuesday, [first, second], [first, second]) == [first]
+    wednesday = lineage.rows()
+    assert go_on_from(lineage, wednesday, [first, second], [first, second]) == [second]
+    assert go_on_from(lineage, wednesday, [first, second], [first]) == [first]
+
+
+def test_a_model_that_went_on_from_one_of_these_rows_has_learned_them():
+    lineage = Lineage()
+    monday, tuesday = lineage.rows(), lineage.rows()
+    first = lineage.model(monday)
+    second = lineage.model(tuesday, first)
+    assert go_on_from(lineage, monday, [first, second], [first, second]) == []

@@ -16,7 +16,6 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.orchestration import metadata
 from tfx.orchestration import pipeline as tfx_pipeline
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
-from tfx.proto import range_config_pb2
 from tfx.types import artifact_utils, standard_artifacts
 
 from bert_tfx.components.tsv_example_gen import executor
@@ -396,7 +395,7 @@ def test_a_file_that_vanished_is_named(tmp_path):
     with pytest.raises(InputError, match=r"data/train\*\.tsv\*: no such file.*'train'"):
         ingest(REVIEWS, data, tmp_path, layout=layout)
     (tmp_path / "data" / "train.tsv").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"data: cannot find the files \(train: .*a file is gone"):
+    with pytest.raises(InputError, match=r"data/train\.tsv: cannot be read: No such file"):
         ingest(REVIEWS, data, tmp_path / "other", layout=layout)
 
 
@@ -510,27 +509,39 @@ def test_the_newest_span_is_read(spans):
     assert records(examples, "eval") == [{"label": 1, "text_a": b"dev 10"}]
 
 
-def test_a_range_config_picks_the_span(spans):
+def test_a_window_of_spans_is_read(spans):
     task, root = spans
-    node = TsvExampleGen(
-        task,
-        layout_of(task, str(root)),
-        str(root),
-        rejects_dir="rejects",
-        range_config=range_config_pb2.RangeConfig(
-            static_range=range_config_pb2.StaticRange(start_span_number=2, end_span_number=2)
-        ),
-    )
-    properties = resolved(node)
-    assert properties["span"] == 2
-    assert "span-2/train.tsv" in properties["input_config"]
+    layout = resolve_layout(task, str(root), span="2", window=5)
+    examples = ingest(task, str(root), root / "out", layout=layout)
+    texts = {row["text_a"] for row in records(examples, "train")}
+    assert texts == {b"train 1", b"train 2"}
+    sources = {row["source_row"] for row in whole_records(examples, "eval")}
+    assert sources == {b"span-1/dev.tsv:2", b"span-2/dev.tsv:2"}
 
 
-def test_spans_that_do_not_match_are_an_input_error(spans):
+def test_the_newest_span_is_noted(spans):
     task, root = spans
+    layout = resolve_layout(task, str(root), span="2", window=2)
+    properties = resolved(TsvExampleGen(task, layout, str(root), rejects_dir="rejects"))
+    assert (properties["span"], properties["version"]) == (2, None)
+
+
+def test_other_spans_are_other_inputs(spans):
+    task, root = spans
+
+    def key(**chosen):
+        layout = resolve_layout(task, str(root), **chosen)
+        return resolved(TsvExampleGen(task, layout, str(root), rejects_dir="rejects"))
+
+    assert key() == key(span="10")
+    assert key()["input_fingerprint"] != key(window=2)["input_fingerprint"]
+
+
+def test_a_file_that_is_gone_is_an_input_error(spans):
+    task, root = spans
+    node = TsvExampleGen(task, resolve_layout(task, str(root)), str(root), rejects_dir="rejects")
     (root / "span-10" / "dev.tsv").unlink()
-    node = TsvExampleGen(task, layout_of(task, str(root)), str(root), rejects_dir="rejects")
-    with pytest.raises(InputError, match=r"train: span-\{SPAN\}/train\.tsv.*same for each split"):
+    with pytest.raises(InputError, match=r"span-\{SPAN\}/dev\.tsv: no such file"):
         resolved(node)
 
 
@@ -549,6 +560,18 @@ def test_what_the_node_reads_and_how_is_part_of_the_cache_key(tmp_path):
     assert key(eval_fraction=0.2) != plain
     (tmp_path / "data [1]" / "dev.tsv").write_bytes(HEADER + b"bad\tmore\tweb\n")
     assert key()["input_fingerprint"] != plain["input_fingerprint"]
+
+
+def test_a_file_that_was_copied_anew_is_no_other_input(tmp_path):
+    data = write(tmp_path, train__tsv=HEADER + b"good\tfine\tweb\n", dev__tsv=HEADER)
+    node = TsvExampleGen(REVIEWS, layout_of(REVIEWS, data), data, rejects_dir="rejects")
+    before = resolved(node)
+    os.utime(tmp_path / "train.tsv", (1, 1))
+    assert resolved(node) == before
+    # Of the same size, within the same second.
+    (tmp_path / "train.tsv").write_bytes(HEADER + b"good\tfind\tweb\n")
+    os.utime(tmp_path / "train.tsv", (1, 1))
+    assert resolved(node) != before
 
 
 @pytest.mark.parametrize(

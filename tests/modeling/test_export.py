@@ -13,6 +13,7 @@ from bert_tfx.modeling import export
 from bert_tfx.modeling.bert import BertEncoder
 from bert_tfx.modeling.classifier import TextClassifier
 from bert_tfx.modeling.trained_model import TrainedModel
+from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TASKS
 
 LABELS = ("no", "yes")
@@ -253,6 +254,31 @@ def test_model_tells_what_it_is(exported, vocab_file):
     with open(vocab_file, "rb") as file:
         assert about["sha256"]["vocabulary"] == hashlib.sha256(file.read()).hexdigest()
     assert len({*about["sha256"].values()}) == 3
+
+
+def test_an_exported_classifier_is_read_back(single_served, single, tmp_path):
+    classifier, _ = single_served
+    served(single[0], tmp_path / "model")
+    keras.utils.set_random_seed(2)
+    again = export.load_exported_classifier(str(tmp_path / "model"))
+    for ours, theirs in zip(again.weights, classifier.weights, strict=True):
+        assert ours.path == theirs.path
+        np.testing.assert_array_equal(ours, theirs)
+    ids = [2, 5, 6, 3]
+    np.testing.assert_array_equal(direct(again, ids), direct(classifier, ids))
+
+
+def test_what_is_no_export_of_ours_is_an_input_error(exported, tmp_path):
+    with pytest.raises(InputError, match="cannot be read as an exported classifier"):
+        export.load_exported_classifier(str(tmp_path))
+    with pytest.raises(InputError, match=r"bert_tfx\.json: cannot be read"):
+        export.about_exported(str(tmp_path))
+    (tmp_path / "assets.extra").mkdir()
+    about = export.about_exported(str(exported))
+    del about["weights"]
+    (tmp_path / "assets.extra" / "bert_tfx.json").write_text(json.dumps(about))
+    with pytest.raises(InputError, match="does not say weights: export the model anew"):
+        export.about_exported(str(tmp_path))
 
 
 def test_batching_parameters_are_those_of_tf_serving(exported):

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 import os
+import pathlib
 import shutil
 
 import keras
@@ -10,7 +11,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.util import event_pb2
 
-from bert_tfx.modeling import training_run, training_state
+from bert_tfx.modeling import export, training_run, training_state
 from bert_tfx.modeling.albert import AlbertEncoder
 from bert_tfx.modeling.batching import Rows
 from bert_tfx.modeling.bert import BertEncoder
@@ -49,7 +50,7 @@ TRAIN, EVAL = make_rows(0), make_rows(1)
 
 @pytest.fixture
 def make_run(vocab_file):
-    def make_run(model="bert", *, pretrained=None, **recipe):
+    def make_run(model="bert", *, pretrained=None, base_model=None, **recipe):
         return TrainingRun(
             task=TASKS["sst2"],
             recipe=dataclasses.replace(RECIPE, **recipe),
@@ -59,6 +60,7 @@ def make_run(vocab_file):
             vocab_file=vocab_file,
             lowercase=True,
             eval_fraction=0.1,
+            base_model=None if base_model is None else str(base_model),
         )
 
     return make_run
@@ -315,3 +317,51 @@ def test_crash_while_the_model_is_written_costs_no_training(make_run, tmp_path, 
     train(run, tmp_path)
     assert state.stat().st_mtime_ns == before
     assert load_trained_model(str(tmp_path / "model")).training["epoch"] in (1, 2)
+
+
+# A warm start.
+
+
+@pytest.fixture(scope="module")
+def base(first, tmp_path_factory):
+    """An exported model to go on from."""
+    folder = tmp_path_factory.mktemp("base") / "model"
+    export.save_for_serving(first[1], str(folder))
+    return folder
+
+
+def test_a_warm_start_has_the_base_models_weights(make_run, first, base):
+    run = make_run(base_model=base, dropout=0.3, seed=9)
+    classifier = run.make_classifier()
+    assert run.why_cold(classifier) is None
+    assert classifier.encoder.hidden_dropout == classifier.dropout_rate == 0.3
+    for ours, theirs in zip(classifier.weights, first[1].classifier.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_warm_start_is_noted(make_run, base, tmp_path):
+    trained = train(make_run(base_model=base), tmp_path)
+    assert trained.training["warm_start"] == {"model": str(base), "why_not": None}
+    assert train(make_run(), tmp_path / "cold").training["warm_start"] is None
+
+
+@pytest.mark.parametrize("shape", [("distilbert", 8), ("bert", 12)])
+def test_a_model_of_another_shape_is_not_gone_on_from(make_run, base, caplog, tmp_path, shape):
+    model, max_length = shape
+    run = make_run(model, base_model=base, max_length=max_length, epochs=1)
+    with caplog.at_level("WARNING"):
+        trained = train(run, tmp_path)
+    why = "it is of another shape"
+    assert trained.training["warm_start"] == {"model": str(base), "why_not": why}
+    assert f"does not go on from the last good model: {why}" in caplog.text
+
+
+def test_a_model_of_another_vocabulary_is_not_gone_on_from(make_run, base, tmp_path):
+    run = make_run(base_model=base)
+    other = tmp_path / "vocab.txt"
+    lines = pathlib.Path(run.vocab_file).read_text().splitlines()
+    other.write_text("\n".join([*lines[:-2], lines[-1], lines[-2]]) + "\n")
+    run = dataclasses.replace(run, vocab_file=str(other))
+    assert run.why_cold(run.make_classifier()) == "it has another vocabulary"
+    cased = dataclasses.replace(make_run(base_model=base), lowercase=False)
+    assert cased.why_cold(cased.make_classifier()) == "it is uncased"

@@ -245,6 +245,21 @@ def test_task_says_which_node_of_which_run(airflow_dag, command, config, tmp_pat
 
 @airflow
 @lenient
+def test_task_says_which_span_to_read(airflow_dag, command, config, tmp_path):
+    dag = airflow_dag.make_dag(
+        config, command=command('echo "$@" > said'), span="{{ data_interval_start | ds }}"
+    )
+    task = dag.get_task("Rows")
+    day = datetime.datetime(2026, 1, 31, tzinfo=datetime.timezone.utc)
+    filters = {"run_id": "scheduled", "data_interval_start": day}
+    task.render_template_fields(filters, task.get_template_env())
+    task.execute({})
+    said = (tmp_path / "said").read_text(encoding="utf-8")
+    assert said.endswith("--run-id scheduled --span 2026-01-31\n")
+
+
+@airflow
+@lenient
 def test_task_that_is_ended_ends_its_process(airflow_dag, command, config, tmp_path):
     dag = airflow_dag.make_dag(config, command=command("touch begun; sleep 60 & wait"))
     task = dag.get_task("Rows")

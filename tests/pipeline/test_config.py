@@ -106,6 +106,10 @@ def test_options_reach_config_and_its_parts(vocab_file, pem):
         "max_rejects": 7,
         "min_accuracy": 0.5,
         "eval_fraction": 0.25,
+        "span": "7",
+        "window": 2,
+        "warm_start": True,
+        "parallel": 2,
         "slice_by": "source",
         "push_server": "localhost:8500",
         "push_model_name": "reviews",
@@ -161,6 +165,23 @@ def test_options_reach_config_and_its_parts(vocab_file, pem):
         assert getattr(owner, "vocab_file" if name == "vocab" else name) == value
     others = {"task", "data", "output", "recipe", "pretrained", "pretrained_sha256", "limits"}
     assert others | values.keys() == OPTIONS.keys()
+
+
+def test_the_newest_span_is_pinned(tmp_path):
+    for span in (1, 2):
+        (tmp_path / f"{span}.tsv").write_text("text_a\tlabel\nx\ta\n")
+    task = {**OWN, "train": "{SPAN}.tsv"}
+    made = config(task=task, data=str(tmp_path), window=3)
+    assert (made.span, made.spans) == ("2", ("1", "2"))
+    (tmp_path / "3.tsv").write_text("text_a\tlabel\nx\ta\n")
+    assert made.spans == ("1", "2")
+    assert config(task=task, data=str(tmp_path), span="1").spans == ("1",)
+
+
+@pytest.mark.parametrize("name", ["window", "parallel"])
+def test_counts_are_positive(name):
+    with pytest.raises(InputError, match=f"{name} must be at least 1"):
+        config(**{name: 0})
 
 
 def test_limits_of_the_data():

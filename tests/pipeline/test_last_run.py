@@ -112,7 +112,7 @@ def test_source_that_has_changed(found, monkeypatch):
 
 
 def test_who_is_told_changes_nothing_and_is_not_kept(found, options, tmp_path):
-    assert found(notify_url="https://hooks.example/secret") == []
+    assert found(notify_url="https://hooks.example/secret", parallel=3) == []
     config = make_config(options | {"notify_url": "https://hooks.example/secret"})
     keep_last_run(outcome(config.output_dir), dependencies(config))
     assert "secret" not in (tmp_path / "output" / LAST_RUN_FILE).read_text(encoding="utf-8")

@@ -49,6 +49,12 @@ def test_same_rows_are_not_learned_from_again(config):
     assert path.read_text(encoding="utf-8") == "kept"
 
 
+def test_the_first_vocabulary_stays_with_a_warm_start(config):
+    first = learned_vocabulary(config(rows(100), warm_start=True))
+    assert learned_vocabulary(config(rows(200), warm_start=True)) == first
+    assert learned_vocabulary(config(rows(200))) != first
+
+
 def test_other_rows_or_casing_have_another_vocabulary(config):
     first = learned_vocabulary(config(rows(100)))
     cased = learned_vocabulary(config(rows(100), lowercase=False))

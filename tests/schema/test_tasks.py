@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import json
 import pathlib
@@ -383,13 +384,66 @@ def test_a_task_declared_in_code_is_checked_too():
             Task("own", ("0", "1"), layouts)
 
 
-def test_span_patterns_find_the_files_of_every_span(tmp_path):
-    files = TsvFiles("{YYYY}-{MM}-{DD}/v{VERSION:2}/train*.tsv", ("text_a", "label"), None)
-    for name in ("2024-01-31/v01/train1.tsv", "2024-02-01/v02/train.tsv", "other/train.tsv"):
-        write(tmp_path / "a [b]", {name: "x\t1\n"})
-    found = files.find(str(tmp_path / "a [b]"))
-    assert [pathlib.Path(path).parts[-3] for path in found] == ["2024-01-31", "2024-02-01"]
-    assert TsvFiles("span-{SPAN}/x.tsv", ("text_a",), None).find(str(tmp_path)) == []
+DAILY = "{YYYY}-{MM}-{DD}/{}.tsv"
+
+
+@pytest.fixture
+def daily(tmp_path):
+    """A task whose files arrive each day, three days of them, and a test file for all."""
+    task = own_task(
+        {
+            "name": "daily",
+            "labels": ["0", "1"],
+            "columns": ["label", "text_a"],
+            "train": DAILY.replace("{}", "train"),
+            "eval": DAILY.replace("{}", "eval"),
+            "test": "test.tsv",
+        },
+        where="here",
+    )
+    for day in ("2026-01-30", "2026-01-31", "2026-02-01"):
+        write(tmp_path / day, {f"{split}.tsv": "label\ttext_a\n0\tx\n" for split in (TRAIN, EVAL)})
+    write(tmp_path, {"test.tsv": "label\ttext_a\n0\tx\n"})
+    return task, tmp_path
+
+
+def days(layout, root, split=TRAIN):
+    return [pathlib.Path(path).parts[-2] for path in layout.splits[split].find(str(root))]
+
+
+def test_files_of_the_newest_span_are_found(daily):
+    task, root = daily
+    layout = resolve_layout(task, str(root))
+    assert task.has_spans
+    assert days(layout, root) == days(layout, root, EVAL) == ["2026-02-01"]
+    assert len(layout.splits["test"].find(str(root))) == 1
+
+
+def test_a_window_ends_with_the_span_that_is_named(daily):
+    task, root = daily
+    layout = resolve_layout(task, str(root), span="2026-01-31", window=2)
+    assert days(layout, root) == days(layout, root, EVAL) == ["2026-01-30", "2026-01-31"]
+
+
+def test_a_header_counts_in_the_window_only(daily):
+    task, root = daily
+    (root / "2026-01-30" / "train.tsv").write_text("old\theader\n0\tx\n")
+    resolve_layout(task, str(root), window=2)
+    with pytest.raises(InputError, match=r"2026-01-30/train\.tsv, line 1: expected the header"):
+        resolve_layout(task, str(root), window=3)
+
+
+def test_spans_are_for_files_that_arrive_over_time(tmp_path):
+    for value in ({"span": "1"}, {"window": 2}):
+        with pytest.raises(InputError, match="--span and --window are for files that arrive"):
+            resolve_layout(TASKS["sst2"], str(tmp_path), **value)
+
+
+def test_spans_go_through_json(daily):
+    task, root = daily
+    layout = resolve_layout(task, str(root), window=2)
+    resolved = dataclasses.replace(task, layouts=(layout,))
+    assert Task.from_json(resolved.to_json()) == resolved
 
 
 # JSON.
