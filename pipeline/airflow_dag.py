@@ -31,7 +31,8 @@ from airflow.models import BaseOperator, Variable
 
 # Of `bert-tfx component`, which is not imported: Airflow may live where TFX is not installed.
 _NODES_FILE = "nodes.json"
-_DONE, _INPUT_ERROR, _NOT_PUSHED = 0, 2, 3
+# Of `bert_tfx.pipeline.exit_codes`, for the same reason.
+_DONE, _INPUT_ERROR, _NOT_PUSHED, _DATA_REFUSED = 0, 2, 3, 4
 
 TIMEOUT = datetime.timedelta(hours=2)
 """How long a task may take that `TIMEOUTS` does not name."""
@@ -119,7 +120,7 @@ class ComponentOperator(BaseOperator):
         code = self._process.returncode
         if code == _NOT_PUSHED:
             raise AirflowSkipException("the model does not reach what it must: it is not pushed")
-        if code == _INPUT_ERROR:
+        if code in (_INPUT_ERROR, _DATA_REFUSED):
             raise AirflowFailException(f"{self.node} refuses its input: {last}")
         if code != _DONE:
             raise AirflowException(f"{self.node} ended with exit code {code}")

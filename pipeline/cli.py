@@ -6,6 +6,7 @@ Loads nothing heavy before it is needed: help and argument errors answer at once
 import argparse
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 
 from bert_tfx.pipeline.commands import (
@@ -22,10 +23,8 @@ from bert_tfx.pipeline.commands import (
     train,
     versions,
 )
-from bert_tfx.schema.errors import InputError
-
-EXIT_INPUT_ERROR = 2
-EXIT_INTERRUPTED = 130
+from bert_tfx.pipeline.exit_codes import ExitCode
+from bert_tfx.pipeline.faults import exit_code_of, fault_sentence, keep_trace, missing_package
 
 _COMMANDS = (
     *(run, component, runs, report, train, test, export, convert, presets),
@@ -40,28 +39,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments; by default the process's.
 
     Returns:
-        The exit code: 0 where all went well, 2 for a mistake in the input, 3 where the model was
-        trained but does not reach what it must, so that it was not pushed, 4 where a server could
-        not be reached or failed.
+        The exit code (`ExitCode`).
     """
     arguments = _parser().parse_args(_hyphenated(sys.argv[1:] if argv is None else argv))
     try:
         return arguments.command(arguments)
-    except InputError as error:
-        print(f"bert-tfx: {error}", file=sys.stderr)
-        return EXIT_INPUT_ERROR
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("bert_tfx"):
-            raise
-        print(
-            f"bert-tfx: {error.name} is not installed: `{arguments.command_name}` needs "
-            "pip install 'bert-tfx[pipeline]'",
-            file=sys.stderr,
-        )
-        return EXIT_INPUT_ERROR
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("\nbert-tfx: stopped; the same command goes on where it was", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return exit_code_of(error)
+    except Exception as error:
+        code = exit_code_of(error)
+        if package := missing_package(error):
+            print(
+                f"bert-tfx: {package} is not installed: `{arguments.command_name}` needs "
+                "pip install 'bert-tfx[pipeline]'",
+                file=sys.stderr,
+            )
+        elif code is ExitCode.FAULT:
+            _tell_fault(error, arguments)
+        else:
+            print(f"bert-tfx: {error}", file=sys.stderr)
+        return code
+
+
+def _tell_fault(error: Exception, arguments: argparse.Namespace) -> None:
+    """Says in a line what went wrong, and where its trace is."""
+    trace = traceback.format_exc()
+    if getattr(arguments, "verbose", False):
+        print(trace, end="", file=sys.stderr)
+        where = "the trace stands above"
+    else:
+        kept = keep_trace(trace, arguments.command_name, getattr(arguments, "fault_folder", None))
+        where = f"the trace is in {kept}" if kept else f"the trace:\n{trace}"
+    print(f"bert-tfx: a fault: {fault_sentence(error)}; {where}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,6 +18,8 @@ from bert_tfx.components.serving_gate.limits import ServingLimits
 from bert_tfx.modeling.checkpoint_files import find_checkpoint
 from bert_tfx.modeling.recipes import RECIPES, TASK_RECIPES, Recipe
 from bert_tfx.modeling.vocab_file import read_vocabulary
+from bert_tfx.pipeline.metadata_store import METADATA_FILE, Address, check_name, parse_url
+from bert_tfx.pipeline.notification import Hooks
 from bert_tfx.pipeline.pretrained import checkpoint_folder
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.spans import format_span, is_daily
@@ -97,6 +99,15 @@ class Config:
         parallel: So many nodes may run at a time on this machine.
         report_text: Whether reports may hold texts of rows.
         beam_runner: `in_memory`, or `multi_processing` with a worker for each core.
+        metadata: URL of the metadata store, as `parse_url` returns it, or None for a SQLite file
+            in `output_dir`.
+        metadata_password_file: File of the password of MySQL's user.
+        metadata_tls_ca: File of the authorities that the store's certificate is checked by, PEM.
+        metadata_tls_cert: File of the own certificate, PEM, for a store that wants to know who
+            asks.
+        metadata_tls_key: File of its private key, PEM.
+        lineage: The name under which the run's records are kept, or None for `pipeline_name`'s.
+        hooks: Who is told how the run has ended.
 
     Raises:
         InputError: If a value is out of range, a file is missing or the vocabulary is malformed.
@@ -130,6 +141,13 @@ class Config:
     parallel: int = 1
     report_text: bool = False
     beam_runner: str = "in_memory"
+    metadata: str | None = None
+    metadata_password_file: str | None = None
+    metadata_tls_ca: str | None = None
+    metadata_tls_cert: str | None = None
+    metadata_tls_key: str | None = None
+    lineage: str | None = None
+    hooks: Hooks = dataclasses.field(default_factory=Hooks)
 
     def __post_init__(self) -> None:
         """Checks the values that no other part checks."""
@@ -153,6 +171,9 @@ class Config:
         elif self.push_files:
             option = next(iter(self.push_files)).replace("_", "-")
             raise InputError(f"--push-{option} is for the server that --push-server names")
+        if self.lineage is not None:
+            check_name(self.lineage)
+        self.metadata_address.check()
         if self.max_rejects < 0:
             raise InputError(f"max_rejects must not be negative. Received: {self.max_rejects}")
         if special := _GLOB & set(self.output_dir):
@@ -246,9 +267,13 @@ class Config:
         """The name under which the run's lineage is kept.
 
         A model is compared with those of its own lineage. One of other labels, or of pairs where
-        this one is of single texts, cannot answer the same questions.
+        this one is of single texts, cannot answer the same questions. In a store that others may
+        use, too, each output folder has a lineage of its own, unless `lineage` says otherwise.
         """
-        answers = json.dumps([self.task.labels, self.task.is_pair])
+        if self.lineage is not None:
+            return self.lineage
+        of_place = [] if self.metadata is None else [self.output_dir]
+        answers = json.dumps([self.task.labels, self.task.is_pair, *of_place])
         return f"bert-tfx-{self.task.name}-{hashlib.sha256(answers.encode()).hexdigest()[:8]}"
 
     @property
@@ -258,8 +283,19 @@ class Config:
 
     @property
     def metadata_file(self) -> str:
-        """The SQLite file of ML Metadata."""
-        return os.path.join(self.output_dir, "metadata.sqlite")
+        """The SQLite file of ML Metadata, where no other store is named."""
+        return os.path.join(self.output_dir, METADATA_FILE)
+
+    @property
+    def metadata_address(self) -> Address:
+        """The metadata store."""
+        return Address(
+            self.metadata or f"sqlite:{self.metadata_file}",
+            self.metadata_password_file,
+            self.metadata_tls_ca,
+            self.metadata_tls_cert,
+            self.metadata_tls_key,
+        )
 
     @property
     def serving_dir(self) -> str:
@@ -313,6 +349,7 @@ def _kinds(dataclass: type) -> dict[str, Any]:
 _PATHS = (
     *("data_dir", "output_dir", "vocab_file", "pretrained"),
     *("push_tls_ca", "push_tls_cert", "push_tls_key", "push_token_file"),
+    *("metadata_password_file", "metadata_tls_ca", "metadata_tls_cert", "metadata_tls_key"),
 )
 _PATH_OPTIONS = {"data": "data_dir", "output": "output_dir", "vocab": "vocab_file"}
 # What a configuration is made of; their fields are options like its own.
@@ -320,6 +357,7 @@ _PARTS: Mapping[str, Any] = {
     "recipe": Recipe,
     "promotion": PromotionLimits,
     "serving": ServingLimits,
+    "hooks": Hooks,
 }
 _PART_OPTIONS = {name: _kinds(part) for name, part in _PARTS.items()}
 _CONFIG_OPTIONS = {
@@ -393,6 +431,8 @@ def make_config(options: Mapping[str, Any]) -> Config:
         if fields.get(name):
             # A component may run with another working directory, and lineage should say where.
             fields[name] = os.path.abspath(os.path.expanduser(fields[name]))
+    if "metadata" in fields:
+        fields["metadata"] = parse_url(fields["metadata"])
     config = Config(
         task=task,
         recipe=dataclasses.replace(
@@ -400,6 +440,7 @@ def make_config(options: Mapping[str, Any]) -> Config:
         ),
         promotion=PromotionLimits(**(reach | parts["promotion"])),
         serving=ServingLimits(**parts["serving"]),
+        hooks=Hooks(**parts["hooks"]),
         data_limits=parse_limits(options.get("limits", "")),
         **fields,
     )

@@ -5,17 +5,14 @@ Reads the records only, without TFX: a list of runs answers at once, also while 
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
 from bert_tfx.components.report.artifacts import StoredArtifact, stored_artifact, value_of
+from bert_tfx.pipeline.metadata_store import address_of, open_store
 from bert_tfx.schema.errors import InputError
-
-METADATA_FILE = "metadata.sqlite"
 
 COMPLETE = "complete"
 CACHED = "cached"
@@ -141,35 +138,42 @@ def read_runs(output_dir: str) -> list[Run]:
     Raises:
         InputError: If there are no records.
     """
-    store = _store(output_dir)
-    numbers = [execution.id for execution in store.get_executions()]
+    address = address_of(output_dir)
+    store = open_store(address, read_only=True)
     names: dict[int, str] = {}
     pipelines: dict[int, str] = {}
     for context in store.get_contexts_by_type("node"):
+        # `pipeline.node`; a pipeline's name may hold a dot, that of a node does not.
+        pipeline, _, name = context.name.rpartition(".")
+        if address.pipelines and pipeline not in address.pipelines:
+            continue
         for execution in store.get_executions_by_context(context.id):
-            # `pipeline.node`; a pipeline's name may hold a dot, that of a node does not.
-            pipelines[execution.id], _, names[execution.id] = context.name.rpartition(".")
-    events: dict[int, list[metadata_store_pb2.Event]] = {number: [] for number in numbers}
-    for event in store.get_events_by_execution_ids(numbers) if numbers else ():
+            pipelines[execution.id], names[execution.id] = pipeline, name
+    events: dict[int, list[metadata_store_pb2.Event]] = {number: [] for number in names}
+    for event in store.get_events_by_execution_ids(list(names)) if names else ():
         events[event.execution_id].append(event)
     types = {kind.id: kind.name for kind in store.get_artifact_types()}
+    numbers = {event.artifact_id for found in events.values() for event in found}
     artifacts = {
         artifact.id: stored_artifact(artifact, types[artifact.type_id])
-        for artifact in store.get_artifacts()
+        for artifact in store.get_artifacts_by_id(sorted(numbers))
     }
     runs = []
     for context in store.get_contexts_by_type("pipeline_run"):
-        nodes: dict[str, Node] = {}
-        pipeline = ""
-        for execution in sorted(store.get_executions_by_context(context.id), key=lambda e: e.id):
+        # In a store of several pipelines a scheduler may have given two of them the same run's id.
+        of_pipelines: dict[str, dict[str, Node]] = {} if address.pipelines else {"": {}}
+        executions = store.get_executions_by_context(context.id)
+        for execution in sorted(executions, key=lambda execution: execution.id):
             if execution.id not in names:
                 continue
-            pipeline = pipelines[execution.id]
+            of_pipelines.pop("", None)
+            nodes = of_pipelines.setdefault(pipelines[execution.id], {})
             name = names[execution.id]
             nodes.pop(name, None)
             nodes[name] = _node(name, execution, events[execution.id], artifacts)
         begun = context.create_time_since_epoch / 1000
-        runs.append(Run(context.name, pipeline, begun, list(nodes.values())))
+        for pipeline, nodes in of_pipelines.items():
+            runs.append(Run(context.name, pipeline, begun, list(nodes.values())))
     return sorted(runs, key=lambda run: run.begun, reverse=True)
 
 
@@ -190,22 +194,6 @@ def find_run(output_dir: str, run_id: str | None = None) -> Run:
     raise InputError(
         f"{output_dir}: holds no run {run_id!r}; `bert-tfx runs --output {output_dir}` lists them"
     )
-
-
-def _store(output_dir: str) -> metadata_store.MetadataStore:
-    path = os.path.join(output_dir, METADATA_FILE)
-    if not os.path.isfile(path):
-        raise InputError(
-            f"{path}: no such file; --output names the folder that `bert-tfx run` has written to"
-        )
-    connection = metadata_store_pb2.ConnectionConfig()
-    connection.sqlite.filename_uri = path
-    connection.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READONLY
-    try:
-        return metadata_store.MetadataStore(connection)
-    # MLMD has an error class of its own for each of SQLite's.
-    except Exception as error:
-        raise InputError(f"{path}: cannot be read as ML Metadata's records: {error}") from error
 
 
 def _node(

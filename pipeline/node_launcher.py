@@ -1,7 +1,6 @@
 """Launches the pipeline's nodes by name, all in one process or each in its own."""
 
 import dataclasses
-import datetime
 import os
 import shutil
 import time
@@ -16,6 +15,7 @@ from tfx.proto.orchestration import pipeline_pb2
 
 from bert_tfx.components.model_pusher.version_folder import pushed_versions, rolled_back_versions
 from bert_tfx.pipeline.config import Config
+from bert_tfx.pipeline.metadata_store import new_run_id
 from bert_tfx.pipeline.pipeline import create_pipeline
 from bert_tfx.pipeline.vocabulary import learned_vocabulary
 from bert_tfx.schema.errors import InputError
@@ -225,11 +225,6 @@ class NodeLauncher:
         )
         anew.id = execution.id
         handle.store.put_executions([anew])
-
-
-def new_run_id() -> str:
-    """Returns a name for a run that has none: the time."""
-    return datetime.datetime.now().isoformat()
 
 
 def _is_cached(execution: metadata_store_pb2.Execution) -> bool:

@@ -9,7 +9,6 @@ from tfx.components import Evaluator, ExampleValidator, StatisticsGen, Trainer, 
 from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration import pipeline
-from tfx.orchestration.metadata import sqlite_metadata_connection_config
 from tfx.proto import trainer_pb2, transform_pb2
 from tfx.types import standard_artifacts
 
@@ -32,6 +31,7 @@ from bert_tfx.modeling.checkpoint_files import find_checkpoint
 from bert_tfx.pipeline.config import Config
 from bert_tfx.pipeline.evaluation import eval_config
 from bert_tfx.pipeline.fingerprint import file_fingerprint, source_fingerprint
+from bert_tfx.pipeline.metadata_store import connection_config
 from bert_tfx.pipeline.run_report import config_json, report_fingerprint
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import EVAL, TRAIN
@@ -49,13 +49,15 @@ _SERVING_GATE = "bert_tfx.components.serving_gate.executor"
 
 def create_pipeline(
     config: Config,
-    metadata_connection_config: metadata_store_pb2.ConnectionConfig | None = None,
+    metadata_connection_config: metadata_store_pb2.ConnectionConfig
+    | metadata_store_pb2.MetadataStoreClientConfig
+    | None = None,
 ) -> pipeline.Pipeline:
     """Makes the pipeline of a run.
 
     Args:
         config: What to run.
-        metadata_connection_config: Where lineage is kept; by default the run's SQLite file.
+        metadata_connection_config: Where lineage is kept; by default where `config` says.
 
     Returns:
         The pipeline, for any TFX orchestrator.
@@ -270,7 +272,7 @@ def create_pipeline(
             report,
         ],
         metadata_connection_config=metadata_connection_config
-        or sqlite_metadata_connection_config(config.metadata_file),
+        or connection_config(config.metadata_address),
         enable_cache=True,
         beam_pipeline_args=config.beam_pipeline_args,
     )

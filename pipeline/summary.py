@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import resource
 import textwrap
@@ -13,7 +14,6 @@ import tensorflow_model_analysis as tfma
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 from tensorflow_metadata.proto.v0 import statistics_pb2
-from tfx.orchestration.metadata import sqlite_metadata_connection_config
 from tfx.utils import path_utils
 
 from bert_tfx.components.data_gate import checks
@@ -27,6 +27,7 @@ from bert_tfx.modeling.tokenization import CLS
 from bert_tfx.pipeline.config import Config
 from bert_tfx.pipeline.evaluation import ACCURACY
 from bert_tfx.pipeline.local_runner import NodeRun
+from bert_tfx.pipeline.metadata_store import open_store
 from bert_tfx.schema.tasks import LABEL
 
 _WIDTH = 100
@@ -38,6 +39,7 @@ _OVERALL = {
     "log_loss": "log loss",
     "expected_calibration_error": "calibration error",
 }
+_Measured = tuple[dict[str, float], dict[str, list[tuple[str, float, int]]], float | None]
 _BY_LABEL = {"precision": "precision", "recall": "recall", "f1": "F1", "roc_auc": "ROC AUC"}
 
 
@@ -48,11 +50,15 @@ class Summary:
     Attributes:
         blessed: Whether the model reached what it must, and was served as it should be.
         pushed_to: The folder of the pushed version, or None.
+        sentences: What the gates of the model have decided.
+        metrics: Figures of the evaluation, by name; those of a label end with its index.
         text: All of it, for a person.
     """
 
     blessed: bool
     pushed_to: str | None
+    sentences: Sequence[str]
+    metrics: Mapping[str, float]
     text: str
 
 
@@ -66,7 +72,7 @@ def summarize(config: Config, runs: Sequence[NodeRun]) -> Summary:
     Returns:
         The outcome.
     """
-    store = metadata_store.MetadataStore(sqlite_metadata_connection_config(config.metadata_file))
+    store = open_store(config.metadata_address)
     outputs = {run.name: _outputs(store, run.execution_id) for run in runs}
     examples = outputs["TsvExampleGen"]["examples"].custom_properties
     pushed = outputs["ModelPusher"]["pushed_model"].custom_properties
@@ -91,22 +97,33 @@ def summarize(config: Config, runs: Sequence[NodeRun]) -> Summary:
     lines += _warning_lines(outputs)
     lines += _token_lines(outputs["Transform"]["post_transform_stats"].uri)
     lines.append(f"Started     {_origin(outputs['Trainer']['model'].uri)}")
-    lines += _evaluation_lines(
-        config, outputs["Evaluator"]["evaluation"].uri, majority=_majority(config, examples)
-    )
+    evaluation = outputs["Evaluator"]["evaluation"].uri
+    measured = _metrics(evaluation)
+    lines += _evaluation_lines(config, evaluation, measured, majority=_majority(config, examples))
     lines += _told("Promotion", decision.verdict, *decision.reasons[1:], *decision.warnings)
     lines += _serving_lines(findings)
     lines.append(f"Model       {pushed_to or 'not pushed'}")
     lines += [
         f"Artifacts   {config.artifacts_dir}",
-        f"Lineage     {config.metadata_file}",
+        f"Lineage     {config.metadata or config.metadata_file}",
     ]
     if os.path.isdir(config.rejects_dir):
         lines.append(f"Rejects     {config.rejects_dir}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     lines.append(f"Memory      {peak:.1f} GB at most")
     passed = decision.blessed and findings["passed"]
-    return Summary(passed, pushed_to, "\n".join(lines))
+    return Summary(
+        blessed=passed,
+        pushed_to=pushed_to,
+        sentences=(decision.verdict, findings["verdict"]),
+        # JSON has no figure for what is none.
+        metrics={
+            "accuracy" if name == ACCURACY else name: value
+            for name, value in measured[0].items()
+            if math.isfinite(value)
+        },
+        text="\n".join(lines),
+    )
 
 
 def _read(uri: str, name: str) -> str:
@@ -194,8 +211,10 @@ def _token_lines(statistics_uri: str) -> list[str]:
     ]
 
 
-def _evaluation_lines(config: Config, evaluation: str, *, majority: float) -> list[str]:
-    metrics, by_slice, baseline_accuracy = _metrics(evaluation)
+def _evaluation_lines(
+    config: Config, evaluation: str, measured: _Measured, *, majority: float
+) -> list[str]:
+    metrics, by_slice, baseline_accuracy = measured
     needed = f"{config.promotion.min_accuracy:.4f} needed"
     if baseline_accuracy is not None:
         needed += f"; the last promoted model has {baseline_accuracy:.4f}"
@@ -222,9 +241,7 @@ def _values(
     return f"{'':12}{title}{values}"
 
 
-def _metrics(
-    evaluation: str,
-) -> tuple[dict[str, float], dict[str, list[tuple[str, float, int]]], float | None]:
+def _metrics(evaluation: str) -> _Measured:
     """Returns the candidate's metrics, accuracy and rows by slice, the baseline's accuracy."""
     result = tfma.load_eval_result(evaluation)
     # An Evaluator without a baseline gives the candidate no name.

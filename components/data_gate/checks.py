@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.errors import DataRefused, InputError
 
 WARN = "warn"
 STOP = "stop"
@@ -345,7 +345,7 @@ def conclude(gate: str, logger: logging.Logger, results: Sequence[Result]) -> No
         results: Of all checks.
 
     Raises:
-        InputError: If a check that stops the run did not pass; the message lists them all.
+        DataRefused: If a check that stops the run did not pass; the message lists them all.
     """
     failed = [result for result in results if not result.passed]
     for result in failed:
@@ -359,7 +359,7 @@ def conclude(gate: str, logger: logging.Logger, results: Sequence[Result]) -> No
         lines.append(
             f"Where the data is as it should be, move the limit: --limits {movable[0]}=VALUE:stop"
         )
-    raise InputError(f"{gate} stopped the run before training:\n" + "\n".join(lines))
+    raise DataRefused(f"{gate} stopped the run before training:\n" + "\n".join(lines))
 
 
 def report_json(splits: Mapping[str, Any], results: Sequence[Result]) -> str:

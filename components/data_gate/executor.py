@@ -23,7 +23,7 @@ from bert_tfx.components.data_gate.statistics import (
     load_statistics,
     num_rows,
 )
-from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.errors import DataRefused
 from bert_tfx.schema.tasks import EVAL, LABEL, TRAIN, Task
 from bert_tfx.schema.tfdv_schema import SERVING
 
@@ -243,7 +243,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 (JSON that `parse_limits` reads), `report_text` (0 or 1).
 
         Raises:
-            InputError: If the data would spoil a model.
+            DataRefused: If the data would spoil a model.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         task = Task.from_json(exec_properties["task"])
@@ -273,7 +273,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
         try:
             checks.conclude(checks.DATA, logger, results)
-        except InputError:
+        except DataRefused:
             # The folder itself stays: the launcher removes it and fails where it is missing.
             fileio.rmtree(report.uri)
             fileio.makedirs(report.uri)

@@ -204,7 +204,7 @@ class Executor(base_executor.BaseExecutor):
             exec_properties: `task` (JSON of the `Task`), `limits` (JSON that `parse_limits` reads).
 
         Raises:
-            InputError: If the model could not read the text.
+            DataRefused: If the model could not read the text.
         """
         task = Task.from_json(exec_properties["task"])
         limits = checks.parse_limits(json.loads(exec_properties["limits"]))

@@ -9,10 +9,13 @@ import re
 import sys
 
 from bert_tfx.pipeline.commands import options
-from bert_tfx.pipeline.commands.run import EXIT_NOT_BLESSED, add_options
+from bert_tfx.pipeline.commands.run import add_options
 from bert_tfx.pipeline.config import Config, make_config
 from bert_tfx.pipeline.console import Console, logged, quieten
+from bert_tfx.pipeline.exit_codes import OF_A_RUN, ExitCode, explain
 from bert_tfx.pipeline.fingerprint import source_fingerprint
+from bert_tfx.pipeline.last_run import forget_last_run
+from bert_tfx.pipeline.metadata_store import check_store, keep_address
 from bert_tfx.pipeline.output_lock import for_node
 from bert_tfx.schema.errors import InputError
 
@@ -39,9 +42,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         description="Runs one node of the pipeline as `bert-tfx run` does. Processes that are "
         "given the same --run-id make one run; each node when those that it follows have finished. "
         "What the run has finished is not done again; what was stopped is.",
-        epilog="Exit codes: 0 the node has finished; 2 a mistake in the input; 3 ModelPusher held "
-        "back a model that does not reach what it must. Others, and signals, are faults: trying "
-        "again may help.",
+        epilog=explain(*OF_A_RUN) + " Only ModelPusher ends with 3. "
+        "Where 1 or a signal has ended a node, trying again may help.",
     )
     one.set_defaults(command=_run)
     which = one.add_argument_group("which part of the pipeline")
@@ -77,10 +79,15 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     # The task's files are looked at before the frameworks load: a wrong path answers at once.
     config.slice_columns  # noqa: B018
+    arguments.fault_folder = config.output_dir
     console = Console(sys.stdout)
     # Who waits, waits without the frameworks.
     with logged(console), for_node(config.output_dir, arguments.node):
         quieten(arguments.verbose)
+        check_store(config.metadata_address)
+        keep_address(config.output_dir, config.metadata_address, config.pipeline_name)
+        # It tells of whole runs, and what is done here may be another's baseline.
+        forget_last_run(config.output_dir)
 
         from bert_tfx.pipeline.local_runner import launch_node
         from bert_tfx.pipeline.node_launcher import MODEL_PUSHER, NodeLauncher
@@ -99,7 +106,7 @@ def _run(arguments: argparse.Namespace) -> int:
         if node.name == REPORT_NODE:
             write_report(config.output_dir, run_id=launcher.run_id, config=config)
         held_back = node.name == MODEL_PUSHER and not launcher.has_pushed(node)
-    return EXIT_NOT_BLESSED if held_back else 0
+    return ExitCode.NOT_BLESSED if held_back else ExitCode.DONE
 
 
 def _list(arguments: argparse.Namespace) -> int:

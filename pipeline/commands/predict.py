@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from bert_tfx.components.model_pusher.version_folder import State, VersionFolder
 from bert_tfx.pipeline.config import BEAM_RUNNERS, beam_arguments
 from bert_tfx.pipeline.console import Console, logged, quieten
+from bert_tfx.pipeline.exit_codes import ExitCode, explain
 from bert_tfx.schema.errors import InputError
 from bert_tfx.serving import DEFAULT_MODEL
 
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
     from bert_tfx.serving.batch_files import Written
     from bert_tfx.serving.client import Client
 
-EXIT_SERVER = 4
-"""The server cannot be reached, is too slow, or fails: the same command may do later."""
-
-_USER_ERROR = 2
 _OF_A_SERVER = [
     "version_label",
     "tls",
@@ -42,7 +39,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         description="Asks a model on TensorFlow Serving, or on `bert-tfx serve`, for the label of "
         "a text or pair, or of all rows of a TSV file. Without --server, --model names the folder "
         "of an exported model, which is served for as long as it takes; a file is then answered on "
-        "Beam. Exit code 2: a mistake in what was given; 4: the server cannot be reached or fails.",
+        "Beam.",
+        epilog=explain(ExitCode.DONE, ExitCode.INPUT_ERROR, ExitCode.UNAVAILABLE),
     )
     parser.set_defaults(command=run)
     parser.add_argument("text_of_row", nargs="?", metavar="TEXT", help="the text")
@@ -158,7 +156,7 @@ def run(arguments: argparse.Namespace) -> int:
         users = isinstance(error, BadRequest | ModelNotFound | NotAllowed)
         if arguments.input and not users:
             print("bert-tfx: the same command goes on from here", file=sys.stderr)
-        return _USER_ERROR if users else EXIT_SERVER
+        return ExitCode.INPUT_ERROR if users else ExitCode.UNAVAILABLE
     return 0
 
 

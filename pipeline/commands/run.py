@@ -2,16 +2,34 @@
 
 import argparse
 import contextlib
+import dataclasses
+import datetime
+import os
+import signal
+import sys
+from collections.abc import Iterator
 
 from bert_tfx.components.data_gate.checks import CHECKS
+from bert_tfx.components.model_pusher.version_folder import pushed_versions
 from bert_tfx.components.promotion_gate.limits import GATE_METRICS
 from bert_tfx.pipeline.commands import options
-from bert_tfx.pipeline.config import BEAM_RUNNERS, make_config
-from bert_tfx.pipeline.console import quieten
+from bert_tfx.pipeline.config import BEAM_RUNNERS, Config, make_config
+from bert_tfx.pipeline.console import Console, logged, quieten
+from bert_tfx.pipeline.exit_codes import OF_A_RUN, ExitCode, explain
+from bert_tfx.pipeline.faults import exit_code_of, fault_sentence
+from bert_tfx.pipeline.last_run import (
+    LAST_RUN_FILE,
+    VERDICTS,
+    Dependencies,
+    changes,
+    dependencies,
+    keep_last_run,
+    read_last_run,
+)
+from bert_tfx.pipeline.metadata_store import check_store, keep_address, new_run_id
+from bert_tfx.pipeline.notification import Outcome
 from bert_tfx.pipeline.output_lock import exclusive
 from bert_tfx.schema.errors import InputError
-
-EXIT_NOT_BLESSED = 3
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -23,10 +41,14 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "WordPiece ids, a trained model, an evaluation and, where the model is good enough, a "
         "pushed SavedModel. What an earlier run finished is not done again; a run that was stopped "
         "goes on.",
-        epilog="Exit codes: 0 all went well; 2 a mistake in the input; 3 the model does not reach "
-        "what it must and was not pushed.",
+        epilog=explain(*OF_A_RUN),
     )
     parser.set_defaults(command=run)
+    parser.add_argument(
+        "--if-changed",
+        action="store_true",
+        help="do nothing where nothing has changed that the result of the last run depends on",
+    )
     add_options(parser)
     options.add_numbers(
         parser.add_argument_group("this machine"),
@@ -125,6 +147,37 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="reports may hold texts of rows, such as the worst mistakes",
     )
 
+    records = parser.add_argument_group("records")
+    records.add_argument(
+        "--metadata",
+        metavar="URL",
+        help="metadata store: sqlite:PATH, mysql://USER@HOST:PORT/DATABASE, grpc://HOST:PORT or "
+        "grpcs://HOST:PORT (default: OUTPUT/metadata.sqlite)",
+    )
+    for name, text in (
+        ("password-file", "the password of MySQL's user"),
+        ("tls-ca", "the authorities that its certificate is checked by, PEM"),
+        ("tls-cert", "own certificate, PEM"),
+        ("tls-key", "its private key, PEM"),
+    ):
+        records.add_argument(f"--metadata-{name}", metavar="FILE", help=text)
+    records.add_argument(
+        "--lineage",
+        metavar="NAME",
+        help="the pipeline's name in the store; a run is compared with earlier ones of its name "
+        "(default: the task's; in a store that --metadata names the output folder's)",
+    )
+
+    hooks = parser.add_argument_group("hooks: who is told how a run has ended")
+    hooks.add_argument(
+        "--notify-command", metavar="COMMAND", help="called without a shell, with JSON on stdin"
+    )
+    hooks.add_argument("--notify-url", metavar="URL", help="JSON is posted there")
+    hooks.add_argument("--notify-token-file", metavar="FILE", help="the bearer token to show there")
+    options.add_numbers(
+        hooks, (("notify_timeout", "X", "seconds that a try may take (default: 30)"),)
+    )
+
     engine = parser.add_argument_group("engine")
     engine.add_argument("--beam-runner", choices=BEAM_RUNNERS, help="(default: in_memory)")
 
@@ -140,27 +193,121 @@ def run(arguments: argparse.Namespace) -> int:
     config = make_config(options.collect(arguments))
     # The task's files are looked at before the frameworks load: a wrong path answers at once.
     config.slice_columns  # noqa: B018
+    arguments.fault_folder = config.output_dir
     with exclusive(config.output_dir):
-        quieten(arguments.verbose)
+        last = read_last_run(config.output_dir)
+        found = dependencies(config, last)
+        if arguments.if_changed and last is not None:
+            changed = changes(config, last, found)
+            if not changed:
+                print(f"nothing has changed since run {last.text}")
+                return last.code
+            print("\n".join(f"since run {last.run}: {change}" for change in changed))
+        with _terminable():
+            outcome, error = _run(config, found, verbose=arguments.verbose)
+        # Not later: of nodes side by side some may still be at work where one was interrupted.
+        with logged(Console(sys.stderr, indent=0)):
+            config.hooks.tell(outcome.message())
+    if error is not None:
+        raise error
+    return outcome.code
+
+
+def _run(
+    config: Config, found: Dependencies, *, verbose: bool
+) -> tuple[Outcome, BaseException | None]:
+    """Runs the pipeline and shows what it did.
+
+    Returns:
+        How it has ended, and what has ended it before its time.
+    """
+    before = pushed_versions(config.serving_dir)
+    outcome = Outcome(
+        code=ExitCode.FAULT,
+        run=new_run_id(),
+        task=config.task.name,
+        pipeline=config.pipeline_name,
+        output=config.output_dir,
+        started=_now(),
+        ended="",
+        previous_version=str(before[-1]) if before else None,
+    )
+    error: BaseException | None = None
+    begun = False
+    try:
+        quieten(verbose)
+        check_store(config.metadata_address)
+        keep_address(config.output_dir, config.metadata_address, config.pipeline_name)
 
         from bert_tfx.pipeline import local_runner
-        from bert_tfx.pipeline.node_launcher import new_run_id
         from bert_tfx.pipeline.run_report import write_report
         from bert_tfx.pipeline.summary import summarize
 
-        run_id = new_run_id()
+        begun = True
+        summary = summarize(config, local_runner.run(config, outcome.run))
+        page = write_report(config.output_dir, run_id=outcome.run, config=config)
+        print(summary.text)
+        print(f"Report      {page}")
+        version = os.path.basename(summary.pushed_to) if summary.pushed_to else None
+        outcome = dataclasses.replace(
+            outcome,
+            code=ExitCode.DONE if summary.blessed else ExitCode.NOT_BLESSED,
+            pushed_version=version,
+            pushed_now=version is not None and int(version) not in before,
+            report=page,
+            sentences=summary.sentences,
+            metrics=summary.metrics,
+        )
+    # One that is interrupted is told of, too.
+    except BaseException as raised:
+        error, outcome = _stopped(config, outcome, raised, begun=begun)
+    outcome = dataclasses.replace(outcome, ended=_now())
+    if outcome.code in VERDICTS:
         try:
-            runs = local_runner.run(config, run_id)
-        except InputError as error:
-            # Before the first component there is nothing to tell of.
-            with contextlib.suppress(InputError):
-                page = write_report(
-                    config.output_dir, run_id=run_id, config=config, error=str(error)
-                )
-                error = InputError(f"{error}\nReport: {page}")
-            raise error from None
-        summary = summarize(config, runs)
-        page = write_report(config.output_dir, run_id=run_id, config=config)
-    print(summary.text)
-    print(f"Report      {page}")
-    return 0 if summary.blessed else EXIT_NOT_BLESSED
+            keep_last_run(outcome, found)
+        except OSError as full:
+            print(f"bert-tfx: {LAST_RUN_FILE} cannot be written: {full.strerror}", file=sys.stderr)
+    return outcome, error
+
+
+def _stopped(
+    config: Config, outcome: Outcome, error: BaseException, *, begun: bool
+) -> tuple[BaseException, Outcome]:
+    """Makes the report of a run that did not come to its end."""
+    code = exit_code_of(error)
+    sentence = fault_sentence(error) if code is ExitCode.FAULT else str(error) or None
+    # What follows in other lines may quote rows; the gates' sentences quote none.
+    told = sentence
+    if sentence and code is ExitCode.INPUT_ERROR and not config.report_text:
+        told = sentence.splitlines()[0]
+    page = None
+    # Who interrupts does not wait.
+    if begun and code is not ExitCode.INTERRUPTED:
+        # Before the first component there is nothing to tell of.
+        with contextlib.suppress(Exception):
+            from bert_tfx.pipeline.run_report import write_report
+
+            page = write_report(
+                config.output_dir, run_id=outcome.run, config=config, error=sentence
+            )
+    if page is not None and isinstance(error, InputError):
+        error = type(error)(f"{error}\nReport: {page}").with_traceback(error.__traceback__)
+    return error, dataclasses.replace(outcome, code=code, error=told, report=page)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Takes SIGTERM, which a scheduler sends, for Ctrl-C: what was begun is put in order."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -7,8 +7,8 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
-from bert_tfx.pipeline.commands.predict import EXIT_SERVER
 from bert_tfx.pipeline.console import Console, logged, quieten
+from bert_tfx.pipeline.exit_codes import ExitCode
 from bert_tfx.schema.errors import InputError
 from bert_tfx.serving import DEFAULT_MODEL
 
@@ -158,7 +158,7 @@ def _prune(arguments: argparse.Namespace) -> int:
                 served = [s.version for s in client.model_status() if s.state != "END"]
         except ServingError as error:
             print(f"bert-tfx: {error}. Nothing was deleted", file=sys.stderr)
-            return EXIT_SERVER
+            return ExitCode.UNAVAILABLE
     with _changing(path):
         folder = VersionFolder(path)
         if not arguments.dry_run:

@@ -14,6 +14,8 @@ import time
 
 import pytest
 
+from bert_tfx.pipeline.exit_codes import ExitCode
+
 FILE = pathlib.Path(__file__).resolve().parents[2] / "pipeline" / "airflow_dag.py"
 NODES = {"Rows": [], "Schema": [], "Trainer": ["Rows", "Schema"], "ModelPusher": ["Trainer"]}
 
@@ -45,6 +47,15 @@ def test_dag_file_imports_airflow_and_the_standard_library_only():
         elif isinstance(node, ast.ImportFrom):
             names.add(node.module.split(".")[0])
     assert names - sys.stdlib_module_names == {"airflow"}
+
+
+def test_exit_codes_are_those_of_the_command():
+    (codes,) = re.findall(r"^(_DONE, .*) = (.*)$", FILE.read_text(encoding="utf-8"), re.M)
+    names, values = (part.split(", ") for part in codes)
+    named = {"_DONE": 0, "_INPUT_ERROR": 2, "_NOT_PUSHED": 3, "_DATA_REFUSED": 4}
+    assert dict(zip(names, map(int, values), strict=True)) == named
+    assert (ExitCode.DONE, ExitCode.INPUT_ERROR) == (0, 2)
+    assert (ExitCode.NOT_BLESSED, ExitCode.DATA_REFUSED) == (3, 4)
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +207,10 @@ def test_dag_says_how_tasks_are_run(airflow_dag, command, config):
         (
             "echo 'bert-tfx: mend row 5'; exit 2",
             "AirflowFailException: Rows refuses its input: b",
+        ),
+        (
+            "echo 'bert-tfx: move the limit'; exit 4",
+            "AirflowFailException: Rows refuses its input: bert-tfx: move the limit",
         ),
         ("exit 1", "AirflowException: Rows ended with exit code 1"),
         ("kill -KILL $$", "AirflowException: Rows ended with exit code -9"),

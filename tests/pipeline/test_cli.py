@@ -1,6 +1,8 @@
 import fcntl
 import json
+import pathlib
 import re
+import tempfile
 import time
 
 import pytest
@@ -8,7 +10,9 @@ import pytest
 from bert_tfx.pipeline import cli
 from bert_tfx.pipeline.commands.options import collect
 from bert_tfx.pipeline.config import OPTIONS, make_config
-from bert_tfx.schema.errors import InputError
+from bert_tfx.pipeline.exit_codes import MEANINGS, OF_A_RUN, ExitCode, explain
+from bert_tfx.pipeline.faults import FAULT_FILE
+from bert_tfx.schema.errors import DataRefused, InputError
 from bert_tfx.schema.tasks import TASKS
 
 FRAMEWORKS = r"\b(tensorflow|keras|apache_beam|tfx|numpy|absl)\b"
@@ -241,6 +245,7 @@ def test_own_task_from_a_file(place):
     ("outcome", "code", "message"),
     [
         (InputError("here, line 3: mend it"), 2, "bert-tfx: here, line 3: mend it\n"),
+        (DataRefused("DataGate stopped it"), 4, "bert-tfx: DataGate stopped it\n"),
         (KeyboardInterrupt(), 130, "\nbert-tfx: stopped; the same command goes on where it was\n"),
     ],
 )
@@ -253,10 +258,47 @@ def test_exit_code_says_how_it_went(monkeypatch, capsys, outcome, code, message)
     assert capsys.readouterr() == ("", message)
 
 
-def test_defect_is_no_mistake_of_the_user(monkeypatch):
+@pytest.mark.parametrize("folder", ["output", "nowhere", None])
+def test_fault_is_a_line_that_names_the_file_of_its_trace(monkeypatch, capsys, tmp_path, folder):
+    (tmp_path / "output").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
     def run(arguments):
-        raise RuntimeError("Trainer failed")
+        arguments.fault_folder = folder and str(tmp_path / folder)
+        raise RuntimeError("Trainer failed\nat length")
 
     monkeypatch.setattr(cli.run, "run", run)
-    with pytest.raises(RuntimeError, match="Trainer failed"):
-        cli.main(["run"])
+    for _ in range(2):
+        assert cli.main(["run"]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        found = re.fullmatch(
+            "bert-tfx: a fault: RuntimeError: Trainer failed; the trace is in (.*)", line
+        )
+        trace = pathlib.Path(found[1]).read_text(encoding="utf-8")
+        assert "in run\n    raise RuntimeError" in trace
+    # Of a run's folder all are kept together.
+    in_folder = found[1] == str(tmp_path / "output" / FAULT_FILE)
+    assert in_folder == (folder == "output")
+    assert trace.count("Traceback (most recent call last)") == 1 + in_folder
+
+
+def test_fault_that_cannot_be_kept_is_told_in_full(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(cli.run, "run", lambda arguments: 1 / 0)
+    assert cli.main(["run"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("bert-tfx: a fault: ZeroDivisionError: division by zero; the trace:\n")
+    assert told.rstrip().endswith("ZeroDivisionError: division by zero")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert cli.main(["run", "--verbose"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("Traceback (most recent call last):\n")
+    assert told.endswith("; the trace stands above\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_code_is_explained_once():
+    assert list(MEANINGS) == list(ExitCode)
+    assert len(set(MEANINGS.values())) == len(MEANINGS)
+    for code in OF_A_RUN:
+        assert f" {code.value} {MEANINGS[code]}" in explain(*OF_A_RUN)

@@ -120,6 +120,16 @@ def test_options_reach_config_and_its_parts(vocab_file, pem):
         "push_token_file": pem["token"],
         "report_text": True,
         "beam_runner": "multi_processing",
+        "metadata": "mysql://tfx@localhost:3306/records",
+        "metadata_password_file": pem["token"],
+        "metadata_tls_ca": pem["ca"],
+        "metadata_tls_cert": pem["client_cert"],
+        "metadata_tls_key": pem["client_key"],
+        "lineage": "reviews",
+        "notify_command": "true",
+        "notify_url": "https://localhost/",
+        "notify_token_file": pem["token"],
+        "notify_timeout": 9,
         "max_length": 64,
         "batch_size": 8,
         "epochs": 1,
@@ -146,7 +156,7 @@ def test_options_reach_config_and_its_parts(vocab_file, pem):
     made = config(**values)
     parts = {
         field.name: part
-        for part in (made.recipe, made.promotion, made.serving)
+        for part in (made.recipe, made.promotion, made.serving, made.hooks)
         for field in dataclasses.fields(part)
     }
     assert parts.keys() < values.keys()
@@ -487,3 +497,18 @@ def test_wrong_options_file_is_named(tmp_path, content, message):
 def test_options_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(InputError, match=rf"^{tmp_path}: cannot be read: Is a directory"):
         load_options(str(tmp_path))
+
+
+def test_lineage_is_the_folders_own_in_a_store_of_several():
+    own = config(output="/one").pipeline_name
+    assert config(output="/two").pipeline_name == own
+    shared = {f: config(output=f, metadata="sqlite:/s.db").pipeline_name for f in ("/one", "/two")}
+    assert len({own, *shared.values()}) == 3
+    assert config(metadata="sqlite:/s.db", lineage="reviews").pipeline_name == "reviews"
+
+
+def test_metadata_is_kept_where_it_is_said():
+    assert config(output="/one").metadata_address.url == "sqlite:/one/metadata.sqlite"
+    assert config(metadata="grpc://mlmd").metadata_address.url == "grpc://mlmd:8080"
+    with pytest.raises(InputError, match="--metadata-password-file is for a store of mysql"):
+        config(metadata_password_file="/password")

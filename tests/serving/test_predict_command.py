@@ -79,14 +79,14 @@ def test_the_server_is_away(bert_tfx):
         code, _, err = bert_tfx(
             "--server", f"127.0.0.1:{free.getsockname()[1]}", "--timeout", "0.5", "good"
         )
-    assert code == 4
+    assert code == 5
     assert "the server is not available" in err
 
 
 def test_the_server_is_slow(server, bert_tfx):
     server.delay = 2
     code, _, err = bert_tfx("--server", server.target, "--timeout", "0.3", "good")
-    assert code == 4
+    assert code == 5
     assert "no answer within 0.3 s; give it a longer timeout" in err
 
 
@@ -146,7 +146,7 @@ def test_tls(server, certificates, bert_tfx, tmp_path):
     ]
     assert bert_tfx("--server", target, *options, "good")[:2] == (0, "good\t1.000000\n")
     code, _, err = bert_tfx("--server", target, *options[:2], "--timeout", "1", "good")
-    assert code == 4
+    assert code == 5
     assert "the server is not available" in err
 
 
@@ -208,7 +208,7 @@ def test_an_error_is_one_line(server, certificates, tmp_path):
         text=True,
         check=False,
     )
-    assert done.returncode == 4
+    assert done.returncode == 5
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"bert-tfx: {target}, model 'model': the server is not available (")
     assert "CERTIFICATE_VERIFY_FAILED" in line
@@ -255,7 +255,7 @@ def test_a_failing_server_leaves_what_is_there(server, bert_tfx, tmp_path):
         *("--server", server.target, "--input", tmp_path / "rows.tsv"),
         *("--output", tmp_path / "answers.tsv"),
     )
-    assert code == 4
+    assert code == 5
     assert "bert-tfx: the same command goes on from here" in err
     assert (tmp_path / "answers.tsv.partial").exists()
 

@@ -171,7 +171,7 @@ def test_nothing_is_pruned_where_the_server_is_away(bert_tfx, serving, monkeypat
     monkeypatch.setattr(versions, "_SERVER_TIMEOUT", 0.5)
     before = names(serving)
     options = ("--keep", 1, "--server", "127.0.0.1:1")
-    done = bert_tfx("prune", "--serving", serving, *options).check(4)
+    done = bert_tfx("prune", "--serving", serving, *options).check(5)
     assert re.search(r"127\.0\.0\.1:1, model 'model': .*\. Nothing was deleted\n", done.stderr)
     assert names(serving) == before
 
