@@ -1,7 +1,7 @@
 """The pipeline: its components in the order of the data."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import tensorflow_data_validation as tfdv
 from ml_metadata.proto import metadata_store_pb2
@@ -33,7 +33,6 @@ from bert_tfx.modeling.checkpoint_files import find_checkpoint
 from bert_tfx.pipeline.config import Config
 from bert_tfx.pipeline.evaluation import eval_config
 from bert_tfx.pipeline.fingerprint import file_fingerprint, source_fingerprint
-from bert_tfx.pipeline.resources import Resources
 from bert_tfx.pipeline.run_report import config_json, report_fingerprint
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import EVAL, TRAIN
@@ -260,7 +259,7 @@ def create_pipeline(
         pusher,
         report,
     ]
-    _check_resources(config.resources, nodes)
+    _give_workers(config, nodes)
     return pipeline.Pipeline(
         pipeline_name=config.pipeline_name,
         pipeline_root=config.artifacts_dir,
@@ -268,26 +267,27 @@ def create_pipeline(
         metadata_connection_config=metadata_connection_config
         or sqlite_metadata_connection_config(config.metadata_file),
         enable_cache=True,
-        beam_pipeline_args=config.beam_pipeline_args,
+        beam_pipeline_args=config.beam.arguments(),
     )
 
 
-def _check_resources(
-    resources: Mapping[str, Resources], nodes: Sequence[base_node.BaseNode]
-) -> None:
-    """Refuses resources that no node would ever take."""
+def _give_workers(config: Config, nodes: Sequence[base_node.BaseNode]) -> None:
+    """Gives nodes their workers; refuses resources that no node would ever take."""
     by_name = {node.id: node for node in nodes}
     beam = [node.id for node in nodes if isinstance(node, base_beam_component.BaseBeamComponent)]
-    for name, given in resources.items():
+    for name, given in config.resources.items():
         if name not in by_name:
             raise InputError(
                 f"resources: there is no node {name!r}; the nodes are {', '.join(by_name)}"
             )
-        if given.workers is not None and name not in beam:
+        if given.workers is None:
+            continue
+        if name not in beam:
             raise InputError(
                 f"resources, {name}: workers are for nodes with a Beam pipeline, which are "
                 f"{', '.join(beam)}"
             )
+        by_name[name].with_beam_pipeline_args(config.beam.worker_arguments(given.workers))
 
 
 def _accepted(statistics: types.BaseChannel, report: type[types.Artifact]) -> Resolver:

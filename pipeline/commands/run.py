@@ -6,7 +6,7 @@ import contextlib
 from bert_tfx.components.data_gate.checks import CHECKS
 from bert_tfx.components.promotion_gate.limits import GATE_METRICS
 from bert_tfx.pipeline.commands import options
-from bert_tfx.pipeline.config import BEAM_RUNNERS, make_config
+from bert_tfx.pipeline.config import make_config
 from bert_tfx.pipeline.console import quieten
 from bert_tfx.pipeline.output_lock import exclusive
 from bert_tfx.schema.errors import InputError
@@ -116,7 +116,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
     engine = parser.add_argument_group("engine")
-    engine.add_argument("--beam-runner", choices=BEAM_RUNNERS, help="(default: in_memory)")
+    options.add_beam(engine)
     engine.add_argument(
         "--resources",
         metavar="FILE|JSON",
@@ -136,6 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = make_config(options.collect(arguments))
     # The task's files are looked at before the frameworks load: a wrong path answers at once.
     config.slice_columns  # noqa: B018
+    config.beam.check_here()
     with exclusive(config.output_dir):
         quieten(arguments.verbose)
 
