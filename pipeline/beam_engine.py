@@ -107,7 +107,7 @@ _ENVIRONMENTS = {
     PROCESS: (r"\S.*", "process=COMMAND"),
 }
 _ENDPOINT = r"[^\s:]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}"
-_DAY = 24 * 60 * 60
+_JOB_SECONDS = 60 * 60
 _ANSWER_SECONDS = 5.0
 
 
@@ -123,7 +123,8 @@ class BeamEngine:
             for each core), the job's parallelism on Flink, worker processes on each machine of
             Spark, machines at most on Dataflow.
         beam_job_endpoint: Address of the job service, HOST:PORT.
-        beam_job_timeout: Seconds that a job may take, where the job service is Beam's own.
+        beam_job_timeout: Seconds that a job may take, where the job service is Beam's own; by
+            default an hour.
         beam_environment: What the workers are, and so where they have this package and its
             dependencies from: `loopback` (the process that submits the job), `external=HOST:PORT`
             (a worker pool that runs already), `docker=IMAGE`, or `process=COMMAND` (started on each
@@ -267,9 +268,10 @@ class BeamEngine:
             # 0 is one for each core.
             yield f"--direct_num_workers={1 if runner == IN_MEMORY else 0}"
         if runner == PORTABLE and self.beam_job_timeout is None:
-            # Beam's own job service ends the stream of a job's states after so long, as if the job
-            # had failed; Beam's default is 300.
-            yield f"--job_server_timeout={_DAY}"
+            # The stream of a job's states ends after so long, which ends the wait for a job whose
+            # worker was killed, as Beam's own job service does not see that; but it ends jobs that
+            # go well, too. Beam's default is 300.
+            yield f"--job_server_timeout={_JOB_SECONDS}"
         if runner == DATAFLOW:
             # The image has all code; else Beam would be fetched from PyPI, and the main module
             # would be pickled.
@@ -285,6 +287,24 @@ class BeamEngine:
             value = getattr(self, name)
             if flag and value is not None:
                 yield f"--{flag}={value}"
+
+    @property
+    def sees_local_files(self) -> bool:
+        """Whether workers can see the disks that the process which submits the job sees."""
+        return self.beam_runner != DATAFLOW
+
+    def check_files(self) -> None:
+        """Checks that workers can see artifacts in a folder.
+
+        Raises:
+            InputError: If they cannot.
+        """
+        if not self.sees_local_files:
+            raise InputError(
+                f"--beam-runner {self.beam_runner}: its workers see no disk of this machine, and "
+                "this command keeps its files in folders. A pipeline on Kubeflow with a pipeline "
+                "root at gs:// can use it; see docs/beam.md"
+            )
 
     def check_here(self) -> None:
         """Checks that this machine has what it takes to submit a job.
@@ -315,6 +335,20 @@ class BeamEngine:
                     f"{self.beam_job_endpoint}: no job service answers there ({error}); "
                     "--beam-job-endpoint names the address of a Beam job service that runs"
                 ) from error
+
+    def lost_job(self, status: str) -> str:
+        """Says what became of a job whose job service does not tell.
+
+        Args:
+            status: The gRPC status that there was instead, such as `UNAVAILABLE`.
+        """
+        if status == "DEADLINE_EXCEEDED" and self.beam_runner == PORTABLE:
+            seconds = self.beam_job_timeout or _JOB_SECONDS
+            return (
+                f"the Beam job has not ended within {seconds} s: a worker was lost, or it takes "
+                "longer, which --beam-job-timeout allows"
+            )
+        return f"the Beam job was lost, as its job service has gone ({status})"
 
 
 def _option(name: str) -> str:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import grpc
 from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.compiler import compiler, compiler_utils, constants
 from tfx.orchestration import data_types_utils, metadata
@@ -140,15 +141,22 @@ class NodeLauncher:
         if isinstance(executor, executable_spec_pb2.BeamExecutableSpec):
             self._config.beam.check_here()
             executor, operators = _apart(executor)
-        info = launcher.Launcher(
-            pipeline_node=node,
-            mlmd_connection=metadata.Metadata(self._connection),
-            pipeline_info=self._ir.pipeline_info,
-            pipeline_runtime_spec=self._ir.runtime_spec,
-            executor_spec=executor,
-            custom_driver_spec=runner_utils.extract_custom_driver_spec(self._deployment, name),
-            custom_executor_operators=operators,
-        ).launch()
+        try:
+            info = launcher.Launcher(
+                pipeline_node=node,
+                mlmd_connection=metadata.Metadata(self._connection),
+                pipeline_info=self._ir.pipeline_info,
+                pipeline_runtime_spec=self._ir.runtime_spec,
+                executor_spec=executor,
+                custom_driver_spec=runner_utils.extract_custom_driver_spec(self._deployment, name),
+                custom_executor_operators=operators,
+            ).launch()
+        except grpc.RpcError as error:
+            if operators is None or not isinstance(error, grpc.Call):
+                raise
+            raise RuntimeError(
+                f"{name}: {self._config.beam.lost_job(error.code().name)}"
+            ) from error
         # The launcher raises where a component fails, but not where its inputs cannot be found.
         if info is None or info.execution_id is None:
             raise RuntimeError(f"{name} did not run: its inputs are not there")

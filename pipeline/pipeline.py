@@ -30,6 +30,7 @@ from bert_tfx.components.token_gate.component import TokenGate, TokenGateReport
 from bert_tfx.components.token_gate.executor import statistics_options
 from bert_tfx.components.tsv_example_gen.component import TsvExampleGen
 from bert_tfx.modeling.checkpoint_files import find_checkpoint
+from bert_tfx.pipeline.beam_engine import BeamEngine
 from bert_tfx.pipeline.config import Config
 from bert_tfx.pipeline.evaluation import eval_config
 from bert_tfx.pipeline.fingerprint import file_fingerprint, source_fingerprint
@@ -81,6 +82,9 @@ def create_pipeline(
         fingerprint=source_fingerprint(_TSV_EXAMPLE_GEN),
     )
     examples = example_gen.outputs["examples"]
+    if not config.beam.sees_local_files:
+        # The rows lie in local files; from here on they are artifacts.
+        example_gen.with_beam_pipeline_args(BeamEngine().arguments())
 
     # The data is held against the task's schema, itself and the data of the last run that was
     # accepted, before anything learns from it.
@@ -274,7 +278,12 @@ def create_pipeline(
 def _give_workers(config: Config, nodes: Sequence[base_node.BaseNode]) -> None:
     """Gives nodes their workers; refuses resources that no node would ever take."""
     by_name = {node.id: node for node in nodes}
-    beam = [node.id for node in nodes if isinstance(node, base_beam_component.BaseBeamComponent)]
+    beam = [
+        node.id
+        for node in nodes
+        if isinstance(node, base_beam_component.BaseBeamComponent)
+        and (config.beam.sees_local_files or not isinstance(node, TsvExampleGen))
+    ]
     for name, given in config.resources.items():
         if name not in by_name:
             raise InputError(
@@ -284,8 +293,8 @@ def _give_workers(config: Config, nodes: Sequence[base_node.BaseNode]) -> None:
             continue
         if name not in beam:
             raise InputError(
-                f"resources, {name}: workers are for nodes with a Beam pipeline, which are "
-                f"{', '.join(beam)}"
+                f"resources, {name}: workers are for nodes with a Beam pipeline on the engine, "
+                f"which are {', '.join(beam)}"
             )
         by_name[name].with_beam_pipeline_args(config.beam.worker_arguments(given.workers))
 

@@ -76,6 +76,7 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     # The task's files are looked at before the frameworks load: a wrong path answers at once.
     config.slice_columns  # noqa: B018
+    config.beam.check_files()
     config.beam.check_here()
     console = Console(sys.stdout)
     # Who waits, waits without the frameworks.

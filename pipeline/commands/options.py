@@ -189,7 +189,7 @@ def add_beam(group: argparse._ArgumentGroup) -> None:
         (
             ("beam_workers", "N", "workers; what one is, each engine says: see docs/beam.md"),
             ("beam_job_endpoint", "HOST:PORT", "portable: the job service"),
-            ("beam_job_timeout", "N", "portable: seconds that a job may take (default: a day)"),
+            ("beam_job_timeout", "N", "portable: seconds that a job may take (default: 3600)"),
             (
                 "beam_environment",
                 "KIND=VALUE",

@@ -136,6 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = make_config(options.collect(arguments))
     # The task's files are looked at before the frameworks load: a wrong path answers at once.
     config.slice_columns  # noqa: B018
+    config.beam.check_files()
     config.beam.check_here()
     with exclusive(config.output_dir):
         quieten(arguments.verbose)

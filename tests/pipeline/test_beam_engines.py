@@ -5,6 +5,7 @@ import socket
 import pytest
 
 from bert_tfx.pipeline.beam_engine import BEAM_RUNNERS, BEAM_SETTINGS, BeamEngine
+from bert_tfx.pipeline.config import make_config
 from bert_tfx.schema.errors import InputError
 
 POOL = {"beam_environment": "external=localhost:50000"}
@@ -174,9 +175,9 @@ def test_environment_of_the_workers(value, kind, config):
     assert config is None or config.removeprefix('{"command": "').removesuffix('"}') in str(payload)
 
 
-def test_beams_own_job_service_does_not_end_a_job_after_five_minutes():
+def test_a_job_may_take_longer_than_beams_five_minutes():
     portable = options(engine("portable").arguments(), "PortableOptions")
-    assert portable.job_server_timeout == 24 * 60 * 60
+    assert portable.job_server_timeout == 60 * 60
     portable = options(engine("portable", beam_job_timeout=9).arguments(), "PortableOptions")
     assert portable.job_server_timeout == 9
 
@@ -214,6 +215,63 @@ def test_job_service_that_is_not_there_is_told_at_once():
 @pytest.mark.parametrize("runner", ["in_memory", "multi_processing", "dataflow"])
 def test_others_need_nothing_more(runner):
     engine(runner).check_here()
+
+
+def test_dataflow_is_refused_where_the_artifacts_lie_in_a_folder():
+    with pytest.raises(InputError, match=r"^--beam-runner dataflow: its workers see no disk of"):
+        engine("dataflow").check_files()
+    engine("flink").check_files()
+
+
+@pytest.fixture
+def made(vocab_file, glue_dir, tmp_path):
+    """Makes the pipeline of a configuration; returns the flags of each Beam node."""
+    from tfx.dsl.components.base.executor_spec import BeamExecutorSpec
+
+    from bert_tfx.pipeline.pipeline import create_pipeline
+
+    def made(**options):
+        config = make_config(
+            {"task": "sst2", "data": str(glue_dir), "output": str(tmp_path), **options}
+            | {"vocab": str(vocab_file)}
+        )
+        return {
+            node.id: node.executor_spec.beam_pipeline_args
+            for node in create_pipeline(config).components
+            if isinstance(getattr(node, "executor_spec", None), BeamExecutorSpec)
+        }
+
+    return made
+
+
+def test_nodes_have_the_flags_of_the_engine_and_their_own_workers(made):
+    nodes = made(
+        beam_runner="multi_processing",
+        beam_workers=2,
+        resources={"Transform": {"workers": 3}, "TokenStatistics": {"workers": 1}},
+    )
+    assert nodes.keys() == {
+        *("TsvExampleGen", "StatisticsGen", "DataGate", "Transform", "TokenStatistics"),
+        *("Predictor", "Evaluator"),
+    }
+    workers = {
+        name: options(flags, "DirectOptions").direct_num_workers for name, flags in nodes.items()
+    }
+    own = {"Transform": 3, "TokenStatistics": 1}
+    assert workers == dict.fromkeys(nodes, 2) | own
+
+
+def test_ingestion_stays_where_the_files_are(made):
+    nodes = made(beam_runner="dataflow", **NEEDED["dataflow"])
+    runners = {name: options(flags, "StandardOptions").runner for name, flags in nodes.items()}
+    ingestion = {"TsvExampleGen": "FnApiRunner"}
+    assert runners == dict.fromkeys(nodes, "DataflowRunner") | ingestion
+    with pytest.raises(InputError, match=r"^resources, TsvExampleGen: workers are for nodes with"):
+        made(
+            beam_runner="dataflow",
+            resources={"TsvExampleGen": {"workers": 2}},
+            **NEEDED["dataflow"],
+        )
 
 
 def test_dataflow_makes_a_job_of_workers_with_our_image():

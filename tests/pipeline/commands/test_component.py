@@ -74,8 +74,11 @@ def test_run_takes_the_options_of_a_whole_run(bert_tfx):
             "resources: there is no node 'Trainr'; the nodes are TsvExampleGen, ",
         ),
         (
-            ("--node", "Trainer", "--resources", '{"Trainer": {"workers": 2}}'),
-            "resources, Trainer: workers are for nodes with a Beam pipeline, which are TsvExampleG",
+            (
+                *("--node", "Trainer", "--beam-runner", "multi_processing"),
+                *("--resources", '{"Trainer": {"workers": 2}}'),
+            ),
+            "resources, Trainer: workers are for nodes with a Beam pipeline on the engine, which a",
         ),
         (
             ("--node", "Transform", "--run-id", "r"),
