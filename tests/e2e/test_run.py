@@ -56,17 +56,16 @@ def first(run, glue, output):
 
 @pytest.fixture(scope="module")
 def again(run, glue, output, first):
-    """The same command, with another Beam engine, which changes nothing in what is made."""
-    return run(
-        output, *glue, *TINY, *learn(seed=1), "--beam-runner", "multi_processing"
-    ).check(0)  # fmt: skip
+    """The same command."""
+    return run(output, *glue, *TINY, *learn(seed=1)).check(0)
 
 
 @pytest.fixture(scope="module")
 def restored(run, glue, output, again):
-    """The same command, after someone deleted the pushed models."""
+    """After someone deleted the pushed models; with another engine, which changes no output."""
     shutil.rmtree(output / "serving")
-    return run(output, *glue, *TINY, *learn(seed=1)).check(0)
+    engine = ("--beam-runner", "multi_processing", "--beam-workers", 1)
+    return run(output, *glue, *TINY, *learn(seed=1), *engine).check(0)
 
 
 @pytest.fixture(scope="module")

@@ -164,10 +164,13 @@ def test_a_run_on_a_worker_pool_makes_what_a_run_in_one_process_makes(beside, cl
     workers = cluster.workers()
     assert len(workers) == BEAM_NODES
     loaded = {name for worker in workers for name in worker["ours"]}
-    for node in ("tsv_example_gen", "data_gate", "predictor"):
-        assert f"bert_tfx.components.{node}.executor" in loaded
+    for module in ("tsv_example_gen.executor", "data_gate.repeats", "predictor.executor"):
+        assert f"bert_tfx.components.{module}" in loaded
     assert sum(worker["cpu"] for worker in workers) > 10
+    check_same(here, pool)
 
+
+def check_same(here: pathlib.Path, pool: pathlib.Path) -> None:
     def same(pattern, read):
         ours, theirs = files(here, pattern), files(pool, pattern)
         assert ours.keys() == theirs.keys()
@@ -210,7 +213,7 @@ def tokens(output: pathlib.Path) -> list[list[int]]:
         example.features.feature["text_a"].bytes_list.value[0]
         for example in records(path, tf.train.Example)
     ]
-    made = layer({"text_a": tf.sparse.from_dense(tf.constant(texts)[:, None])})
+    made = layer({"text_a": tf.constant(texts)})
     return made["token_ids"].to_list()
 
 
