@@ -18,9 +18,11 @@ from bert_tfx.components.serving_gate.limits import ServingLimits
 from bert_tfx.modeling.checkpoint_files import find_checkpoint
 from bert_tfx.modeling.recipes import RECIPES, TASK_RECIPES, Recipe
 from bert_tfx.modeling.vocab_file import read_vocabulary
+from bert_tfx.pipeline.beam_engine import BeamEngine
 from bert_tfx.pipeline.metadata_store import METADATA_FILE, Address, check_name, parse_url
 from bert_tfx.pipeline.notification import Hooks
 from bert_tfx.pipeline.pretrained import checkpoint_folder
+from bert_tfx.pipeline.resources import Resources, parse_resources
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.spans import format_span, is_daily
 from bert_tfx.schema.tasks import (
@@ -41,7 +43,6 @@ logger = logging.getLogger(__name__)
 
 MODELS = ("bert", "distilbert", "albert")
 SIZES = ("tiny", "mini", "small", "medium", "base")
-BEAM_RUNNERS = ("in_memory", "multi_processing")
 
 # The accuracy below which a model is not blessed: well under the published results, and far above
 # what guessing reaches. A task that is not named here must beat guessing by a tenth.
@@ -78,7 +79,10 @@ class Config:
         vocab_file: The WordPiece vocabulary, one token a line, or None where it is to be learned
             from the rows to train on.
         serving: What it must keep to on a server to be pushed.
+        beam: The engine of its Beam jobs.
         data_limits: What the rows must keep to, as `parse_limits` returns it.
+        resources: What single nodes are given to run with, by node, as `parse_resources` returns
+            it.
         max_rejects: Rows that may be left out because they do not fit the task.
         eval_fraction: Share of the rows that is held out where the task has no eval file.
         span: Of files that arrive over time the newest span to read, a number or a day; None is the
@@ -98,7 +102,6 @@ class Config:
         push_token_file: File of the token to show the server.
         parallel: So many nodes may run at a time on this machine.
         report_text: Whether reports may hold texts of rows.
-        beam_runner: `in_memory`, or `multi_processing` with a worker for each core.
         metadata: URL of the metadata store, as `parse_url` returns it, or None for a SQLite file
             in `output_dir`.
         metadata_password_file: File of the password of MySQL's user.
@@ -119,7 +122,9 @@ class Config:
     recipe: Recipe
     promotion: PromotionLimits
     serving: ServingLimits
+    beam: BeamEngine
     data_limits: DataLimits
+    resources: Mapping[str, Resources] = dataclasses.field(default_factory=dict)
     vocab_file: str | None = None
     lowercase: bool = True
     model: str = "bert"
@@ -140,7 +145,6 @@ class Config:
     push_token_file: str | None = None
     parallel: int = 1
     report_text: bool = False
-    beam_runner: str = "in_memory"
     metadata: str | None = None
     metadata_password_file: str | None = None
     metadata_tls_ca: str | None = None
@@ -151,7 +155,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Checks the values that no other part checks."""
-        for name, choices in (("model", MODELS), ("size", SIZES), ("beam_runner", BEAM_RUNNERS)):
+        for name, choices in (("model", MODELS), ("size", SIZES)):
             if getattr(self, name) not in choices:
                 raise InputError(
                     f"{name} must be one of {', '.join(choices)}. Received: {getattr(self, name)!r}"
@@ -174,6 +178,12 @@ class Config:
         if self.lineage is not None:
             check_name(self.lineage)
         self.metadata_address.check()
+        for node, resources in self.resources.items():
+            if resources.workers is not None and not self.beam.takes_workers:
+                raise InputError(
+                    f"resources, {node}: workers cannot be chosen with --beam-runner "
+                    f"{self.beam.beam_runner}, which has one"
+                )
         if self.max_rejects < 0:
             raise InputError(f"max_rejects must not be negative. Received: {self.max_rejects}")
         if special := _GLOB & set(self.output_dir):
@@ -317,24 +327,6 @@ class Config:
         """Where the task's schema is written."""
         return os.path.join(self.output_dir, "schema")
 
-    @property
-    def beam_pipeline_args(self) -> list[str]:
-        """Flags that name the Beam engine; without them Beam takes what it happens to find."""
-        return beam_arguments(self.beam_runner)
-
-
-def beam_arguments(runner: str) -> list[str]:
-    """Returns the flags for a name of `BEAM_RUNNERS`."""
-    return [
-        # `DirectRunner` would try another runner first, and download it where it can.
-        "--runner=FnApiRunner",
-        f"--direct_running_mode={runner}",
-        f"--direct_num_workers={1 if runner == 'in_memory' else 0}",
-        # Workers run in this environment. Without a package or an image named, TFX would build
-        # a source distribution of itself for them at the start of each component.
-        "--sdk_container_image=unused",
-    ]
-
 
 def _kinds(dataclass: type) -> dict[str, Any]:
     """Returns the type of each field, without None."""
@@ -348,7 +340,7 @@ def _kinds(dataclass: type) -> dict[str, Any]:
 
 _PATHS = (
     *("data_dir", "output_dir", "vocab_file", "pretrained"),
-    *("push_tls_ca", "push_tls_cert", "push_tls_key", "push_token_file"),
+    *("push_tls_ca", "push_tls_cert", "push_tls_key", "push_token_file", "beam_job_server_jar"),
     *("metadata_password_file", "metadata_tls_ca", "metadata_tls_cert", "metadata_tls_key"),
 )
 _PATH_OPTIONS = {"data": "data_dir", "output": "output_dir", "vocab": "vocab_file"}
@@ -357,13 +349,14 @@ _PARTS: Mapping[str, Any] = {
     "recipe": Recipe,
     "promotion": PromotionLimits,
     "serving": ServingLimits,
+    "beam": BeamEngine,
     "hooks": Hooks,
 }
 _PART_OPTIONS = {name: _kinds(part) for name, part in _PARTS.items()}
 _CONFIG_OPTIONS = {
     name: kind
     for name, kind in _kinds(Config).items()
-    if name not in ("task", "data_limits", *_PARTS, *_PATH_OPTIONS.values())
+    if name not in ("task", "data_limits", "resources", *_PARTS, *_PATH_OPTIONS.values())
 } | dict.fromkeys(_PATH_OPTIONS, str)
 
 # What a configuration file and the command line may say, with the kind of value.
@@ -373,6 +366,8 @@ OPTIONS: Mapping[str, Any] = {
     "pretrained_sha256": str,
     # Text, or from a file an object: what `parse_limits` reads.
     "limits": object,
+    # Text, or from a file an object: what `parse_resources` reads.
+    "resources": object,
     **_CONFIG_OPTIONS,
     **{name: kind for part in _PART_OPTIONS.values() for name, kind in part.items()},
 }
@@ -392,8 +387,8 @@ def make_config(options: Mapping[str, Any]) -> Config:
         options: A value for each name in `OPTIONS` that shall not have its default: `task` (a
             task, the name of one, or the fields of the user's own, see `own_task`), `data`,
             `output`, `vocab`, `recipe` (a name of `RECIPES`), `pretrained_sha256` (of an archive),
-            `limits` (what `parse_limits` reads), the other fields of `Config`, and those of its
-            recipe and limits.
+            `limits` (what `parse_limits` reads), `resources` (what `parse_resources` reads), the
+            other fields of `Config`, and those of its recipe, limits and Beam engine.
 
     Returns:
         The configuration.
@@ -427,10 +422,11 @@ def make_config(options: Mapping[str, Any]) -> Config:
             if name in options and name != "pretrained"
         },
     }
-    for name in _PATHS:
-        if fields.get(name):
-            # A component may run with another working directory, and lineage should say where.
-            fields[name] = os.path.abspath(os.path.expanduser(fields[name]))
+    for values in (fields, parts["beam"]):
+        for name in _PATHS:
+            if values.get(name):
+                # A component may run with another working directory; lineage should say where.
+                values[name] = os.path.abspath(os.path.expanduser(values[name]))
     if "metadata" in fields:
         fields["metadata"] = parse_url(fields["metadata"])
     config = Config(
@@ -440,8 +436,10 @@ def make_config(options: Mapping[str, Any]) -> Config:
         ),
         promotion=PromotionLimits(**(reach | parts["promotion"])),
         serving=ServingLimits(**parts["serving"]),
+        beam=BeamEngine(**parts["beam"]),
         hooks=Hooks(**parts["hooks"]),
         data_limits=parse_limits(options.get("limits", "")),
+        resources=parse_resources(options.get("resources", "")),
         **fields,
     )
     if config.vocab_file and not config.lowercase:

@@ -4,14 +4,22 @@ import dataclasses
 import os
 import shutil
 import time
+from collections.abc import Mapping
+from typing import Any
 
+import grpc
 from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.compiler import compiler, compiler_utils, constants
 from tfx.orchestration import data_types_utils, metadata
 from tfx.orchestration.local import runner_utils
-from tfx.orchestration.portable import inputs_utils, launcher, runtime_parameter_utils
+from tfx.orchestration.portable import (
+    beam_executor_operator,
+    inputs_utils,
+    launcher,
+    runtime_parameter_utils,
+)
 from tfx.orchestration.portable.mlmd import execution_lib
-from tfx.proto.orchestration import pipeline_pb2
+from tfx.proto.orchestration import executable_spec_pb2, pipeline_pb2
 
 from bert_tfx.components.model_pusher.version_folder import pushed_versions, rolled_back_versions
 from bert_tfx.pipeline.config import Config
@@ -128,14 +136,27 @@ class NodeLauncher:
             # The cache sees what was recorded, not what is there: a deleted model is pushed anew,
             # and one that was taken back is not.
             node.execution_options.caching_options.enable_cache = False
-        info = launcher.Launcher(
-            pipeline_node=node,
-            mlmd_connection=metadata.Metadata(self._connection),
-            pipeline_info=self._ir.pipeline_info,
-            pipeline_runtime_spec=self._ir.runtime_spec,
-            executor_spec=runner_utils.extract_executor_spec(self._deployment, name),
-            custom_driver_spec=runner_utils.extract_custom_driver_spec(self._deployment, name),
-        ).launch()
+        executor = runner_utils.extract_executor_spec(self._deployment, name)
+        operators = None
+        if isinstance(executor, executable_spec_pb2.BeamExecutableSpec):
+            self._config.beam.check_here()
+            executor, operators = _apart(executor)
+        try:
+            info = launcher.Launcher(
+                pipeline_node=node,
+                mlmd_connection=metadata.Metadata(self._connection),
+                pipeline_info=self._ir.pipeline_info,
+                pipeline_runtime_spec=self._ir.runtime_spec,
+                executor_spec=executor,
+                custom_driver_spec=runner_utils.extract_custom_driver_spec(self._deployment, name),
+                custom_executor_operators=operators,
+            ).launch()
+        except grpc.RpcError as error:
+            if operators is None or not isinstance(error, grpc.Call):
+                raise
+            raise RuntimeError(
+                f"{name}: {self._config.beam.lost_job(error.code().name)}"
+            ) from error
         # The launcher raises where a component fails, but not where its inputs cannot be found.
         if info is None or info.execution_id is None:
             raise RuntimeError(f"{name} did not run: its inputs are not there")
@@ -225,6 +246,29 @@ class NodeLauncher:
         )
         anew.id = execution.id
         handle.store.put_executions([anew])
+
+
+def _apart(
+    executor: executable_spec_pb2.BeamExecutableSpec,
+) -> tuple[executable_spec_pb2.BeamExecutableSpec, Mapping[type, Any]]:
+    """Takes Beam's flags out of an executor's specification, which is part of the cache key.
+
+    Where a job runs, and on how many workers, changes nothing in what it makes.
+
+    Returns:
+        The specification without flags, and the operator that still runs it with them.
+    """
+    bare = executable_spec_pb2.BeamExecutableSpec(
+        python_executor_spec=executor.python_executor_spec
+    )
+
+    def operator(
+        executor_spec: executable_spec_pb2.BeamExecutableSpec, platform_config: Any = None
+    ) -> beam_executor_operator.BeamExecutorOperator:
+        del executor_spec
+        return beam_executor_operator.BeamExecutorOperator(executor, platform_config)
+
+    return bare, {executable_spec_pb2.BeamExecutableSpec: operator}
 
 
 def _is_cached(execution: metadata_store_pb2.Execution) -> bool:

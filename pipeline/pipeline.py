@@ -1,12 +1,14 @@
 """The pipeline: its components in the order of the data."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import tensorflow_data_validation as tfdv
 from ml_metadata.proto import metadata_store_pb2
 from tfx import types
 from tfx.components import Evaluator, ExampleValidator, StatisticsGen, Trainer, Transform
 from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
+from tfx.dsl.components.base import base_beam_component, base_node
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration import pipeline
 from tfx.proto import trainer_pb2, transform_pb2
@@ -28,6 +30,7 @@ from bert_tfx.components.token_gate.component import TokenGate, TokenGateReport
 from bert_tfx.components.token_gate.executor import statistics_options
 from bert_tfx.components.tsv_example_gen.component import TsvExampleGen
 from bert_tfx.modeling.checkpoint_files import find_checkpoint
+from bert_tfx.pipeline.beam_engine import BeamEngine
 from bert_tfx.pipeline.config import Config
 from bert_tfx.pipeline.evaluation import eval_config
 from bert_tfx.pipeline.fingerprint import file_fingerprint, source_fingerprint
@@ -63,7 +66,8 @@ def create_pipeline(
         The pipeline, for any TFX orchestrator.
 
     Raises:
-        InputError: If the task's files are missing or do not fit it, or no vocabulary is named.
+        InputError: If the task's files are missing or do not fit it, no vocabulary is named, or
+            resources are for a node that there is not, or that they do not fit.
     """
     if config.vocab_file is None:
         raise InputError("a vocabulary is missing: --vocab names the vocab.txt of the checkpoint")
@@ -81,6 +85,9 @@ def create_pipeline(
         fingerprint=source_fingerprint(_TSV_EXAMPLE_GEN),
     )
     examples = example_gen.outputs["examples"]
+    if not config.beam.sees_local_files:
+        # The rows lie in local files; from here on they are artifacts.
+        example_gen.with_beam_pipeline_args(BeamEngine().arguments())
 
     # The data is held against the task's schema, itself and the data of the last run that was
     # accepted, before anything learns from it.
@@ -247,35 +254,61 @@ def create_pipeline(
         fingerprint=report_fingerprint(),
     )
 
+    nodes = [
+        example_gen,
+        import_schema,
+        statistics_gen,
+        example_validator,
+        accepted_data,
+        data_gate,
+        transform,
+        token_statistics_gen,
+        accepted_tokens,
+        token_gate,
+        *([warm_start] if config.warm_start else []),
+        trainer,
+        baseline,
+        predictor,
+        evaluator,
+        promotion_gate,
+        serving_gate,
+        pusher,
+        report,
+    ]
+    _give_workers(config, nodes)
     return pipeline.Pipeline(
         pipeline_name=config.pipeline_name,
         pipeline_root=config.artifacts_dir,
-        components=[
-            example_gen,
-            import_schema,
-            statistics_gen,
-            example_validator,
-            accepted_data,
-            data_gate,
-            transform,
-            token_statistics_gen,
-            accepted_tokens,
-            token_gate,
-            *([warm_start] if config.warm_start else []),
-            trainer,
-            baseline,
-            predictor,
-            evaluator,
-            promotion_gate,
-            serving_gate,
-            pusher,
-            report,
-        ],
+        components=nodes,
         metadata_connection_config=metadata_connection_config
         or connection_config(config.metadata_address),
         enable_cache=True,
-        beam_pipeline_args=config.beam_pipeline_args,
+        beam_pipeline_args=config.beam.arguments(),
     )
+
+
+def _give_workers(config: Config, nodes: Sequence[base_node.BaseNode]) -> None:
+    """Gives nodes their workers; refuses resources that no node would ever take."""
+    by_name = {node.id: node for node in nodes}
+    beam = [
+        node.id
+        for node in nodes
+        if isinstance(node, base_beam_component.BaseBeamComponent)
+        and (config.beam.sees_local_files or not isinstance(node, TsvExampleGen))
+    ]
+    for name, given in config.resources.items():
+        if name not in by_name:
+            raise InputError(
+                f"resources: there is no node {name!r}; the nodes are {', '.join(by_name)}"
+            )
+        if given.workers is None:
+            continue
+        if name not in beam:
+            raise InputError(
+                f"resources, {name}: workers are for nodes with a Beam pipeline on the engine, "
+                f"which are {', '.join(beam)}"
+            )
+        by_name[name].with_beam_pipeline_args(config.beam.worker_arguments(given.workers))
 
 
 def _accepted(statistics: types.BaseChannel, report: type[types.Artifact]) -> Resolver:

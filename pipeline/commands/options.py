@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 from bert_tfx.modeling.recipes import DISTRIBUTIONS, METRICS, PRECISIONS, RECIPES
+from bert_tfx.pipeline.beam_engine import BEAM_RUNNERS
 from bert_tfx.pipeline.config import MODELS, OPTIONS, SIZES, load_options
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import (
@@ -182,11 +183,39 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 
 
 def add_numbers(group: argparse._ArgumentGroup, options: tuple[tuple[str, str, str], ...]) -> None:
-    """Adds options of the configuration: name, metavar and help of each."""
+    """Adds options of the configuration that take a value: name, metavar and help of each."""
     for name, metavar, text in options:
         group.add_argument(
             f"--{name.replace('_', '-')}", type=OPTIONS[name], metavar=metavar, help=text
         )
+
+
+def add_beam(group: argparse._ArgumentGroup) -> None:
+    """Adds the options that say what runs the Beam jobs, and how."""
+    group.add_argument("--beam-runner", choices=BEAM_RUNNERS, help="(default: in_memory)")
+    add_numbers(
+        group,
+        (
+            ("beam_workers", "N", "workers; what one is, each engine says: see docs/beam.md"),
+            ("beam_job_endpoint", "HOST:PORT", "portable: the job service"),
+            ("beam_job_timeout", "N", "portable: seconds that a job may take (default: 3600)"),
+            (
+                "beam_environment",
+                "KIND=VALUE",
+                "portable, flink, spark: what the workers are: loopback, external=HOST:PORT of a "
+                "worker pool, docker=IMAGE or process=COMMAND; dataflow: docker=IMAGE",
+            ),
+            ("beam_master", "URL", "flink, spark: the master"),
+            ("beam_job_server_jar", "FILE", "flink, spark: Beam's job server"),
+            ("dataflow_project", "ID", "dataflow: the project"),
+            ("dataflow_region", "NAME", "dataflow: the region"),
+            ("dataflow_temp_location", "GS", "dataflow: folder for temporary files, gs://..."),
+            ("dataflow_staging_location", "GS", "dataflow: folder for the job's files, gs://..."),
+            ("dataflow_machine_type", "NAME", "dataflow: what the workers run on"),
+            ("dataflow_service_account", "EMAIL", "dataflow: whose rights the workers have"),
+            ("dataflow_subnetwork", "URL", "dataflow: where the workers are connected"),
+        ),
+    )
 
 
 def collect(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -266,10 +295,12 @@ def _columns_in_header(pattern: str, data: str | None) -> list[str]:
     files = TsvFiles(pattern, (), None).find(folder)
     if not files:
         raise InputError(f"{data}: no file fits --train {pattern!r}")
-    header = read_first_line(files[0])
+    # Of files that arrive over time the newest are read, and older ones may have had another.
+    last = files[-1]
+    header = read_first_line(last)
     if not header:
         raise InputError(
-            f"{files[0]}: its first line is empty, but must name the columns; where it is a row, "
+            f"{last}: its first line is empty, but must name the columns; where it is a row, "
             "give --no-header and --columns"
         )
     return header.decode("utf-8", "replace").split("\t")

@@ -6,10 +6,11 @@ import json
 import os
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bert_tfx.components.model_pusher.version_folder import State, VersionFolder
-from bert_tfx.pipeline.config import BEAM_RUNNERS, beam_arguments
+from bert_tfx.pipeline.beam_engine import BeamEngine
+from bert_tfx.pipeline.commands import options
 from bert_tfx.pipeline.console import Console, logged, quieten
 from bert_tfx.pipeline.exit_codes import ExitCode, explain
 from bert_tfx.schema.errors import InputError
@@ -101,9 +102,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="requests under way at a time (default: 4)",
     )
 
-    rows.add_argument(
-        "--beam-runner", choices=BEAM_RUNNERS, help="without --server (default: in_memory)"
-    )
+    options.add_beam(parser.add_argument_group("engine, without --server"))
 
     safety = parser.add_argument_group("a server that wants to know who asks")
     safety.add_argument(
@@ -177,6 +176,9 @@ def _run_without_server(arguments: argparse.Namespace) -> int:
         except ServingError as error:
             raise InputError(f"{path}: {error}") from error
         return 0
+    engine = _engine(arguments)
+    engine.check_files()
+    engine.check_here()
     with logged(Console(sys.stderr, indent=0)):
         quieten(verbose=False)
 
@@ -188,7 +190,7 @@ def _run_without_server(arguments: argparse.Namespace) -> int:
             version,
             os.path.expanduser(arguments.input),
             os.path.expanduser(arguments.output),
-            beam_args=beam_arguments(arguments.beam_runner or BEAM_RUNNERS[0]),
+            beam_args=engine.arguments(),
             text_a=arguments.text_a,
             text_b=arguments.text_b,
             has_header=not arguments.no_header,
@@ -197,6 +199,20 @@ def _run_without_server(arguments: argparse.Namespace) -> int:
         )
     _tell(written, arguments.output)
     return 0
+
+
+def _engine(arguments: argparse.Namespace) -> BeamEngine:
+    """Returns the Beam engine to answer the rows of a file with."""
+    settings = _engine_settings(arguments)
+    if jar := settings.get("beam_job_server_jar"):
+        settings["beam_job_server_jar"] = os.path.expanduser(jar)
+    return BeamEngine(**settings)
+
+
+def _engine_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(BeamEngine)]
+    given = {name: getattr(arguments, name) for name in names}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _exported(model: str, version: int | None) -> tuple[str, int]:
@@ -243,8 +259,9 @@ def _check(arguments: argparse.Namespace) -> None:
         for option in _OF_A_SERVER:
             if getattr(arguments, option):
                 raise InputError(f"--{option.replace('_', '-')} belongs to --server")
-    elif arguments.beam_runner is not None:
-        raise InputError("--beam-runner is for predictions without --server")
+    elif _engine_settings(arguments):
+        option = next(iter(_engine_settings(arguments))).replace("_", "-")
+        raise InputError(f"--{option} is for predictions without --server")
     if (arguments.input is None) == (arguments.text_of_row is None):
         raise InputError("expected either a TEXT (for a pair, two) or --input FILE")
     if (arguments.input is None) != (arguments.output is None):

@@ -13,7 +13,7 @@ from bert_tfx.components.data_gate.checks import CHECKS
 from bert_tfx.components.model_pusher.version_folder import pushed_versions
 from bert_tfx.components.promotion_gate.limits import GATE_METRICS
 from bert_tfx.pipeline.commands import options
-from bert_tfx.pipeline.config import BEAM_RUNNERS, Config, make_config
+from bert_tfx.pipeline.config import Config, make_config
 from bert_tfx.pipeline.console import Console, logged, quieten
 from bert_tfx.pipeline.exit_codes import OF_A_RUN, ExitCode, explain
 from bert_tfx.pipeline.faults import exit_code_of, fault_sentence
@@ -179,7 +179,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
     engine = parser.add_argument_group("engine")
-    engine.add_argument("--beam-runner", choices=BEAM_RUNNERS, help="(default: in_memory)")
+    options.add_beam(engine)
+    engine.add_argument(
+        "--resources",
+        metavar="FILE|JSON",
+        help="what single nodes are given, by node: cpus, memory_gb and gpus of their container, "
+        'workers of their Beam pipeline, such as {"Transform": {"workers": 4}}',
+    )
 
 
 def _limits_of(check: str) -> str:
@@ -194,6 +200,8 @@ def run(arguments: argparse.Namespace) -> int:
     # The task's files are looked at before the frameworks load: a wrong path answers at once.
     config.slice_columns  # noqa: B018
     arguments.fault_folder = config.output_dir
+    config.beam.check_files()
+    config.beam.check_here()
     with exclusive(config.output_dir):
         last = read_last_run(config.output_dir)
         found = dependencies(config, last)

@@ -6,7 +6,7 @@ import pytest
 
 from bert_tfx.components.exported_model import read_exported_model
 from bert_tfx.pipeline import batch_prediction
-from bert_tfx.pipeline.config import beam_arguments
+from bert_tfx.pipeline.beam_engine import BeamEngine
 from bert_tfx.schema.errors import InputError
 from bert_tfx.serving.saved_model import SavedModel, register_text_ops
 
@@ -36,7 +36,7 @@ def predict(model, tmp_path, monkeypatch):
     def predict(source, of=model, **options):
         target = tmp_path / "answers.tsv"
         written = batch_prediction.predict_file(
-            of, 3, str(source), str(target), beam_args=beam_arguments("in_memory"), **options
+            of, 3, str(source), str(target), beam_args=BeamEngine().arguments(), **options
         )
         return written, target
 

@@ -220,6 +220,9 @@ def test_own_task_without_header(place):
 
 def test_own_task_may_lie_below_home_anywhere_or_in_spans(place, monkeypatch):
     monkeypatch.setenv("HOME", str(place))
+    (place / "o6").mkdir()
+    (place / "o6" / "rows.tsv").write_text("another\theader\n")
+    (place / "o7").symlink_to(place / "own")
     for data, train in (
         ("~/own", "rows.tsv"),
         ("~", "own/rows*"),

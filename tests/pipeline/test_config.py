@@ -7,7 +7,8 @@ import pytest
 
 from bert_tfx.components.data_gate.checks import parse_limits
 from bert_tfx.modeling.recipes import RECIPES, TASK_RECIPES, Recipe
-from bert_tfx.pipeline.config import BEAM_RUNNERS, OPTIONS, load_options, make_config
+from bert_tfx.pipeline.beam_engine import BEAM_SETTINGS
+from bert_tfx.pipeline.config import OPTIONS, load_options, make_config
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TASKS
 
@@ -130,6 +131,7 @@ def test_options_reach_config_and_its_parts(vocab_file, pem):
         "notify_url": "https://localhost/",
         "notify_token_file": pem["token"],
         "notify_timeout": 9,
+        "beam_workers": 2,
         "max_length": 64,
         "batch_size": 8,
         "epochs": 1,
@@ -156,14 +158,17 @@ def test_options_reach_config_and_its_parts(vocab_file, pem):
     made = config(**values)
     parts = {
         field.name: part
-        for part in (made.recipe, made.promotion, made.serving, made.hooks)
+        for part in (made.recipe, made.promotion, made.serving, made.hooks, made.beam)
         for field in dataclasses.fields(part)
     }
-    assert parts.keys() < values.keys()
+    # The settings of other engines: tests/pipeline/test_beam_engines.py.
+    others = set(BEAM_SETTINGS) - values.keys()
+    assert parts.keys() - others < values.keys()
     for name, value in values.items():
         owner = parts.get(name, made)
         assert getattr(owner, "vocab_file" if name == "vocab" else name) == value
-    others = {"task", "data", "output", "recipe", "pretrained", "pretrained_sha256", "limits"}
+    parsed = {"limits", "resources"}
+    others |= {"task", "data", "output", "recipe", "pretrained", "pretrained_sha256"} | parsed
     assert others | values.keys() == OPTIONS.keys()
 
 
@@ -192,6 +197,15 @@ def test_limits_of_the_data():
     assert config(limits={"leakage": {"stop": 0.2}, "truncated": 0.5}).data_limits == given
     with pytest.raises(InputError, match=r"^limits: there is no check 'leaks'; known are leakage,"):
         config(limits="leaks=0.2")
+
+
+def test_resources_of_nodes():
+    assert config().resources == {}
+    given = config(resources='{"Trainer": {"gpus": 2}}').resources
+    assert given == config(resources={"Trainer": {"gpus": 2}}).resources
+    assert given["Trainer"].gpus == 2
+    with pytest.raises(InputError, match=r"^resources, Transform: unknown 'worker'; known are"):
+        config(resources={"Transform": {"worker": 2}})
 
 
 def test_files_for_a_server_need_one(pem):
@@ -272,7 +286,7 @@ def test_value_that_is_no_number_is_refused(name, value):
     [
         ("model", ["roberta", "BERT"], ["bert", "distilbert", "albert"]),
         ("size", ["large"], ["tiny", "mini", "small", "medium", "base"]),
-        ("beam_runner", ["flink"], [*BEAM_RUNNERS]),
+        ("beam_runner", ["prism", "DirectRunner"], ["in_memory", "multi_processing"]),
         ("min_accuracy", [-0.01, 1.01], [0, 1, 0.5]),
         ("max_regression", [-0.01, 1.01], [0, 1]),
         ("confidence", [0.49, 1], [0.5, 0.99]),
@@ -459,14 +473,18 @@ def test_slices_are_extra_columns_of_the_eval_rows(tmp_path, eval_file):
             slices(slice_by=name)
 
 
-def test_beam_engine_is_named():
-    in_memory = config().beam_pipeline_args
-    assert "--runner=FnApiRunner" in in_memory
-    assert "--direct_num_workers=1" in in_memory
-    many = config(beam_runner="multi_processing").beam_pipeline_args
-    assert "--runner=FnApiRunner" in many
-    assert "--direct_running_mode=multi_processing" in many
-    assert "--direct_num_workers=0" in many
+def test_path_of_the_beam_job_server_becomes_absolute(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    flink = {"beam_master": "[local]", "beam_environment": "loopback"}
+    made = config(beam_runner="flink", beam_job_server_jar="flink.jar", **flink)
+    assert made.beam.beam_job_server_jar == str(tmp_path / "flink.jar")
+
+
+def test_workers_of_a_node_need_an_engine_that_has_more_than_one():
+    workers = {"Transform": {"workers": 2}}
+    with pytest.raises(InputError, match=r"^resources, Transform: workers .*in_memory, which has"):
+        config(resources=workers)
+    assert config(resources=workers, beam_runner="multi_processing")
 
 
 def test_options_come_from_a_file(tmp_path):
