@@ -50,10 +50,6 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="do nothing where nothing has changed that the result of the last run depends on",
     )
     add_options(parser)
-    options.add_numbers(
-        parser.add_argument_group("this machine"),
-        (("parallel", "N", "components at a time, where they and the memory allow (default: 1)"),),
-    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -179,6 +175,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
     engine = parser.add_argument_group("engine")
+    options.add_numbers(
+        engine,
+        (("parallel", "N", "nodes of `run` at a time, as they and the memory allow (default: 1)"),),
+    )
     options.add_beam(engine)
     engine.add_argument(
         "--resources",
