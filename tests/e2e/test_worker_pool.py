@@ -246,13 +246,8 @@ def wait_for_worker(cluster: Cluster) -> int:
     """Returns the process of the worker that the pool starts next."""
     end = time.monotonic() + 180
     while time.monotonic() < end:
-        children = pathlib.Path(f"/proc/{cluster.pool.pid}/task/{cluster.pool.pid}/children")
-        found = [
-            int(pid)
-            for task in children.parents[1].iterdir()
-            for pid in (task / "children").read_text().split()
-        ]
-        for pid in found:
+        threads = pathlib.Path(f"/proc/{cluster.pool.pid}/task").glob("*/children")
+        for pid in [int(pid) for path in threads for pid in path.read_text().split()]:
             if "SdkHarness" in pathlib.Path(f"/proc/{pid}/cmdline").read_text():
                 return pid
         time.sleep(0.1)
