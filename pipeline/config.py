@@ -19,6 +19,7 @@ from bert_tfx.modeling.checkpoint_files import find_checkpoint
 from bert_tfx.modeling.recipes import RECIPES, TASK_RECIPES, Recipe
 from bert_tfx.modeling.vocab_file import read_vocabulary
 from bert_tfx.pipeline.pretrained import checkpoint_folder
+from bert_tfx.pipeline.resources import Resources, parse_resources
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import (
     EVAL,
@@ -76,6 +77,8 @@ class Config:
             from the rows to train on.
         serving: What it must keep to on a server to be pushed.
         data_limits: What the rows must keep to, as `parse_limits` returns it.
+        resources: What single nodes are given to run with, by node, as `parse_resources` returns
+            it.
         max_rejects: Rows that may be left out because they do not fit the task.
         eval_fraction: Share of the rows that is held out where the task has no eval file.
         slice_by: Extra columns of the eval rows by which the evaluation is sliced, separated by
@@ -102,6 +105,7 @@ class Config:
     promotion: PromotionLimits
     serving: ServingLimits
     data_limits: DataLimits
+    resources: Mapping[str, Resources] = dataclasses.field(default_factory=dict)
     vocab_file: str | None = None
     lowercase: bool = True
     model: str = "bert"
@@ -299,7 +303,7 @@ _PART_OPTIONS = {name: _kinds(part) for name, part in _PARTS.items()}
 _CONFIG_OPTIONS = {
     name: kind
     for name, kind in _kinds(Config).items()
-    if name not in ("task", "data_limits", *_PARTS, *_PATH_OPTIONS.values())
+    if name not in ("task", "data_limits", "resources", *_PARTS, *_PATH_OPTIONS.values())
 } | dict.fromkeys(_PATH_OPTIONS, str)
 
 # What a configuration file and the command line may say, with the kind of value.
@@ -309,6 +313,8 @@ OPTIONS: Mapping[str, Any] = {
     "pretrained_sha256": str,
     # Text, or from a file an object: what `parse_limits` reads.
     "limits": object,
+    # Text, or from a file an object: what `parse_resources` reads.
+    "resources": object,
     **_CONFIG_OPTIONS,
     **{name: kind for part in _PART_OPTIONS.values() for name, kind in part.items()},
 }
@@ -328,8 +334,8 @@ def make_config(options: Mapping[str, Any]) -> Config:
         options: A value for each name in `OPTIONS` that shall not have its default: `task` (a
             task, the name of one, or the fields of the user's own, see `own_task`), `data`,
             `output`, `vocab`, `recipe` (a name of `RECIPES`), `pretrained_sha256` (of an archive),
-            `limits` (what `parse_limits` reads), the other fields of `Config`, and those of its
-            recipe and limits.
+            `limits` (what `parse_limits` reads), `resources` (what `parse_resources` reads), the
+            other fields of `Config`, and those of its recipe and limits.
 
     Returns:
         The configuration.
@@ -375,6 +381,7 @@ def make_config(options: Mapping[str, Any]) -> Config:
         promotion=PromotionLimits(**(reach | parts["promotion"])),
         serving=ServingLimits(**parts["serving"]),
         data_limits=parse_limits(options.get("limits", "")),
+        resources=parse_resources(options.get("resources", "")),
         **fields,
     )
     if config.vocab_file and not config.lowercase:

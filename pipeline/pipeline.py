@@ -1,12 +1,14 @@
 """The pipeline: its components in the order of the data."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import tensorflow_data_validation as tfdv
 from ml_metadata.proto import metadata_store_pb2
 from tfx import types
 from tfx.components import Evaluator, ExampleValidator, StatisticsGen, Trainer, Transform
 from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
+from tfx.dsl.components.base import base_beam_component, base_node
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration import pipeline
 from tfx.orchestration.metadata import sqlite_metadata_connection_config
@@ -31,6 +33,7 @@ from bert_tfx.modeling.checkpoint_files import find_checkpoint
 from bert_tfx.pipeline.config import Config
 from bert_tfx.pipeline.evaluation import eval_config
 from bert_tfx.pipeline.fingerprint import file_fingerprint, source_fingerprint
+from bert_tfx.pipeline.resources import Resources
 from bert_tfx.pipeline.run_report import config_json, report_fingerprint
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import EVAL, TRAIN
@@ -60,7 +63,8 @@ def create_pipeline(
         The pipeline, for any TFX orchestrator.
 
     Raises:
-        InputError: If the task's files are missing or do not fit it, or no vocabulary is named.
+        InputError: If the task's files are missing or do not fit it, no vocabulary is named, or
+            resources are for a node that there is not, or that they do not fit.
     """
     if config.vocab_file is None:
         raise InputError("a vocabulary is missing: --vocab names the vocab.txt of the checkpoint")
@@ -236,34 +240,54 @@ def create_pipeline(
         fingerprint=report_fingerprint(),
     )
 
+    nodes = [
+        example_gen,
+        import_schema,
+        statistics_gen,
+        example_validator,
+        accepted_data,
+        data_gate,
+        transform,
+        token_statistics_gen,
+        accepted_tokens,
+        token_gate,
+        trainer,
+        baseline,
+        predictor,
+        evaluator,
+        promotion_gate,
+        serving_gate,
+        pusher,
+        report,
+    ]
+    _check_resources(config.resources, nodes)
     return pipeline.Pipeline(
         pipeline_name=config.pipeline_name,
         pipeline_root=config.artifacts_dir,
-        components=[
-            example_gen,
-            import_schema,
-            statistics_gen,
-            example_validator,
-            accepted_data,
-            data_gate,
-            transform,
-            token_statistics_gen,
-            accepted_tokens,
-            token_gate,
-            trainer,
-            baseline,
-            predictor,
-            evaluator,
-            promotion_gate,
-            serving_gate,
-            pusher,
-            report,
-        ],
+        components=nodes,
         metadata_connection_config=metadata_connection_config
         or sqlite_metadata_connection_config(config.metadata_file),
         enable_cache=True,
         beam_pipeline_args=config.beam_pipeline_args,
     )
+
+
+def _check_resources(
+    resources: Mapping[str, Resources], nodes: Sequence[base_node.BaseNode]
+) -> None:
+    """Refuses resources that no node would ever take."""
+    by_name = {node.id: node for node in nodes}
+    beam = [node.id for node in nodes if isinstance(node, base_beam_component.BaseBeamComponent)]
+    for name, given in resources.items():
+        if name not in by_name:
+            raise InputError(
+                f"resources: there is no node {name!r}; the nodes are {', '.join(by_name)}"
+            )
+        if given.workers is not None and name not in beam:
+            raise InputError(
+                f"resources, {name}: workers are for nodes with a Beam pipeline, which are "
+                f"{', '.join(beam)}"
+            )
 
 
 def _accepted(statistics: types.BaseChannel, report: type[types.Artifact]) -> Resolver:

@@ -117,6 +117,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
     engine = parser.add_argument_group("engine")
     engine.add_argument("--beam-runner", choices=BEAM_RUNNERS, help="(default: in_memory)")
+    engine.add_argument(
+        "--resources",
+        metavar="FILE|JSON",
+        help="what single nodes are given, by node: cpus, memory_gb and gpus of their container, "
+        'workers of their Beam pipeline, such as {"Transform": {"workers": 4}}',
+    )
 
 
 def _limits_of(check: str) -> str:

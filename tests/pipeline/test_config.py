@@ -149,7 +149,8 @@ def test_options_reach_config_and_its_parts(vocab_file, pem):
     for name, value in values.items():
         owner = parts.get(name, made)
         assert getattr(owner, "vocab_file" if name == "vocab" else name) == value
-    others = {"task", "data", "output", "recipe", "pretrained", "pretrained_sha256", "limits"}
+    parsed = {"limits", "resources"}
+    others = {"task", "data", "output", "recipe", "pretrained", "pretrained_sha256"} | parsed
     assert others | values.keys() == OPTIONS.keys()
 
 
@@ -161,6 +162,15 @@ def test_limits_of_the_data():
     assert config(limits={"leakage": {"stop": 0.2}, "truncated": 0.5}).data_limits == given
     with pytest.raises(InputError, match=r"^limits: there is no check 'leaks'; known are leakage,"):
         config(limits="leaks=0.2")
+
+
+def test_resources_of_nodes():
+    assert config().resources == {}
+    given = config(resources='{"Transform": {"workers": 2}}').resources
+    assert given == config(resources={"Transform": {"workers": 2}}).resources
+    assert given["Transform"].workers == 2
+    with pytest.raises(InputError, match=r"^resources, Transform: unknown 'worker'; known are"):
+        config(resources={"Transform": {"worker": 2}})
 
 
 def test_files_for_a_server_need_one(pem):

@@ -70,6 +70,14 @@ def test_run_takes_the_options_of_a_whole_run(bert_tfx):
         (("--node", "Trainer", "--run-id", "a/b"), "--run-id 'a/b': must be 1 to 200 letters"),
         (("--node", "Trainer", "--run-id", ""), "--run-id ''"),
         (
+            ("--node", "Trainer", "--resources", '{"Trainr": {"gpus": 1}}'),
+            "resources: there is no node 'Trainr'; the nodes are TsvExampleGen, ",
+        ),
+        (
+            ("--node", "Trainer", "--resources", '{"Trainer": {"workers": 2}}'),
+            "resources, Trainer: workers are for nodes with a Beam pipeline, which are TsvExampleG",
+        ),
+        (
             ("--node", "Transform", "--run-id", "r"),
             "Transform follows DataGate, which has not finished in run 'r'; run that first",
         ),
