@@ -123,10 +123,7 @@ class NodeLauncher:
             self._check_upstream(handle, node)
             if earlier:
                 self._begin_anew(handle, node, earlier)
-        serving = self._config.serving_dir
-        if name == MODEL_PUSHER and (not pushed_versions(serving) or rolled_back_versions(serving)):
-            # The cache sees what was recorded, not what is there: a deleted model is pushed anew,
-            # and one that was taken back is not.
+        if not may_be_cached(self._config, name):
             node.execution_options.caching_options.enable_cache = False
         info = launcher.Launcher(
             pipeline_node=node,
@@ -225,6 +222,18 @@ class NodeLauncher:
         )
         anew.id = execution.id
         handle.store.put_executions([anew])
+
+
+def may_be_cached(config: Config, name: str) -> bool:
+    """Returns whether what an earlier run recorded of a node may be taken for what is there.
+
+    The cache sees what was recorded, not what is there: a deleted model is pushed anew, and one
+    that was taken back is not.
+    """
+    serving = config.serving_dir
+    return name != MODEL_PUSHER or bool(
+        pushed_versions(serving) and not rolled_back_versions(serving)
+    )
 
 
 def new_run_id() -> str:
