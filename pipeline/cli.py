@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from bert_tfx.pipeline.commands import (
+    compile,
     component,
     convert,
     export,
@@ -18,6 +19,7 @@ from bert_tfx.pipeline.commands import (
     run,
     runs,
     serve,
+    submit,
     test,
     train,
     versions,
@@ -28,7 +30,7 @@ EXIT_INPUT_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 _COMMANDS = (
-    *(run, component, runs, report, train, test, export, convert, presets),
+    *(run, component, compile, submit, runs, report, train, test, export, convert, presets),
     *(serve, predict, versions),
 )
 

@@ -19,7 +19,7 @@ import yaml
 from bert_tfx.pipeline.commands.options import with_sample
 from bert_tfx.pipeline.config import OPTIONS, Config, make_config
 from bert_tfx.pipeline.kubeflow_entrypoint import PAGE, PUSHED, RUN_ID, read_options
-from bert_tfx.pipeline.resources import Resources
+from bert_tfx.pipeline.resources import Resources, parse_resources
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TASKS, Task
 
@@ -275,6 +275,12 @@ def _portable(options: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(task, Task):
         published = TASKS.get(task.name) == task
         portable["task"] = task.name if published else json.loads(task.to_json())
+    if "resources" in portable:
+        # It may be the name of a file here.
+        portable["resources"] = {
+            node: {name: value for name, value in dataclasses.asdict(given).items() if value}
+            for node, given in parse_resources(portable["resources"]).items()
+        }
     return portable
 
 

@@ -96,7 +96,8 @@ def run_node(config: Config, name: str, run_id: str, given: _Inputs) -> Record:
     records = Records(os.path.join(config.output_dir, RECORDS_FOLDER), ir.pipeline_info.id)
     execution_id = _now()
     if is_resolver(node):
-        cached, key, outputs = False, "", _resolve(node, given, records)
+        cached, key = False, ""
+        outputs: Outputs = _resolve(node, given, records)
     else:
         execution = _Execution(ir, node, execution_id, run_id, given)
         key = execution.key

@@ -165,7 +165,9 @@ class IrRunner:
         filled = [_fill(argument, paths) for argument in command]
         assert filled[0] == "python"
         # A pod's own environment: nothing of this process but what finds programs and libraries.
-        env = {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR") if key in os.environ}
+        env = {
+            key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR") if key in os.environ
+        }
         env |= {one["name"]: one["value"] for one in container.get("env", [])}
         process = subprocess.run(
             [self._interpreter, *filled[1:]],
@@ -186,9 +188,7 @@ class IrRunner:
                 artifact.update({k: v for k, v in merged.items() if k in ("uri", "metadata")})
             self._copy(pod / artifact["uri"].replace("://", "/"), self._stored(artifact["uri"]))
             artifacts[key] = artifact
-        parameters = {
-            key: written["parameterValues"][key] for key in outputs["parameters"]
-        }
+        parameters = {key: written["parameterValues"][key] for key in outputs["parameters"]}
         # What a pod leaves behind is gone with it.
         shutil.rmtree(pod)
         return TaskRun(0, process.stdout, artifacts, parameters)
