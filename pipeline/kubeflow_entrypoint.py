@@ -46,7 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--executor-input", required=True, type=json.loads)
     parser.add_argument("--input", action="append", default=[], metavar="KEY=PATH")
     parser.add_argument("--output", action="append", default=[], metavar="KEY=PATH")
-    parser.add_argument("--verbose", action="store_true")
     arguments = parser.parse_args(argv)
     # TFX hands the process's arguments on to executors.
     sys.argv = sys.argv[:1]
@@ -57,7 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.executor_input,
             inputs=dict(pair.split("=", 1) for pair in arguments.input),
             outputs=dict(pair.split("=", 1) for pair in arguments.output),
-            verbose=arguments.verbose,
         )
     except InputError as error:
         print(f"{arguments.node} refuses its input: {error}", file=sys.stderr)
@@ -107,7 +105,6 @@ def _run(
     *,
     inputs: Mapping[str, str],
     outputs: Mapping[str, str],
-    verbose: bool,
 ) -> None:
     """Runs a node, from the files of its inputs to those of its outputs."""
     parameters = dict(executor_input.get("inputs", {}).get("parameterValues", {}))
@@ -116,7 +113,7 @@ def _run(
     config.slice_columns  # noqa: B018, a wrong path answers before the frameworks load
     console = Console(sys.stdout)
     with logged(console), for_node(config.output_dir, name):
-        quieten(verbose)
+        quieten(verbose=False)
 
         from bert_tfx.pipeline.execution_records import outputs_from_json, outputs_to_json
         from bert_tfx.pipeline.node_runner import run_node

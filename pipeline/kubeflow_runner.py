@@ -236,6 +236,7 @@ def write_documents(path: str, documents: Sequence[Mapping[str, Any]]) -> None:
     text = "\n---\n".join(json.dumps(one, ensure_ascii=False, indent=1) for one in documents)
     partial = f"{path}.partial"
     try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         with open(partial, "w", encoding="utf-8") as file:
             file.write(f"{text}\n")
         os.replace(partial, path)
