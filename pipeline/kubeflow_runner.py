@@ -321,10 +321,8 @@ def _graph(
                 {
                     "task": "sample",
                     "output": folder,
-                    "resources": {
-                        name: {"workers": given.workers} if given.workers else {}
-                        for name, given in config.resources.items()
-                    },
+                    # There the names of nodes are checked.
+                    "resources": dict.fromkeys(config.resources, {}),
                 }
             )
         )

@@ -184,10 +184,12 @@ class _Execution:
     @property
     def key(self) -> str:
         """A hash of all that the outputs depend on, as TFX's cache sees it."""
+        # Not Beam's flags: where a job runs changes nothing in what it makes.
+        executor = getattr(self._spec, "python_executor_spec", self._spec)
         parts = [
             self._info.pipeline_info.id,
             self._info.pipeline_node.node_info.id,
-            self._spec.SerializeToString(deterministic=True).hex(),
+            executor.class_path,
             {name: str(value) for name, value in self._info.exec_properties.items()},
             {key: [one.id for one in given] for key, given in self._info.input_dict.items()},
             sorted(self._info.output_dict),
