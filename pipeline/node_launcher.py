@@ -224,6 +224,11 @@ class NodeLauncher:
         handle.store.put_executions([anew])
 
 
+def new_run_id() -> str:
+    """Returns a name for a run that has none: the time."""
+    return datetime.datetime.now().isoformat()
+
+
 def may_be_cached(config: Config, name: str) -> bool:
     """Returns whether what an earlier run recorded of a node may be taken for what is there.
 
@@ -234,11 +239,6 @@ def may_be_cached(config: Config, name: str) -> bool:
     return name != MODEL_PUSHER or bool(
         pushed_versions(serving) and not rolled_back_versions(serving)
     )
-
-
-def new_run_id() -> str:
-    """Returns a name for a run that has none: the time."""
-    return datetime.datetime.now().isoformat()
 
 
 def _is_cached(execution: metadata_store_pb2.Execution) -> bool:
