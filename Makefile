@@ -50,7 +50,8 @@ test-airflow: .venv-airflow/.installed  ## test the DAG file with Airflow instal
 	@.venv-airflow/bin/python -m pytest tests/pipeline/test_airflow_dag.py $(PYTEST_ARGS)
 
 test-kubeflow: .venv-kubeflow/.installed  ## test the pipeline for Kubeflow with its SDK installed
-	@.venv-kubeflow/bin/python -m pytest tests/pipeline/test_kubeflow_runner.py tests/kubeflow $(PYTEST_ARGS)
+	@.venv-kubeflow/bin/python -m pytest tests/pipeline/test_kubeflow_runner.py \
+	    tests/pipeline/commands/test_submit.py tests/kubeflow $(PYTEST_ARGS)
 
 lint: .venv/.dev-installed  ## check rules and format (ruff) and types (mypy)
 	@mkdir -p build/mypy/bert_tfx

@@ -1,6 +1,7 @@
 """`submit kubeflow` and `compile kubeflow`, with a server that answers as Kubeflow's API does."""
 
 import http.server
+import importlib.util
 import json
 import socket
 import threading
@@ -149,6 +150,26 @@ def test_run_is_started_with_its_parameters(api, submit):
         "service_account": "runner",
     }
     assert api.experiments == [{"display_name": "mine", "experiment_id": "e1"}]
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("kfp") is None, reason="kfp is not installed: make test-kubeflow"
+)
+@pytest.mark.filterwarnings("ignore")
+def test_request_is_that_of_kubeflows_own_client(api, submit, pipeline, monkeypatch, tmp_path):
+    from kfp.client import Client
+
+    assert submit("--parameter", "epochs=2", "--run-name", "first", "--experiment", "mine")[0] == 0
+    ours, asked, made = api.body, set(api.asked), api.experiments[:]
+    api.body, api.asked, api.experiments = None, [], []
+    # Where it looks for a cluster of its own.
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Client(host=api.host).create_run_from_pipeline_package(
+        str(pipeline), arguments={"epochs": 2}, run_name="first", experiment_name="mine"
+    )
+    assert api.body == ours
+    assert asked <= set(api.asked)
+    assert [one["display_name"] for one in api.experiments] == [e["display_name"] for e in made]
 
 
 def test_experiment_that_is_there_is_taken(api, submit):
