@@ -7,7 +7,6 @@ the option goes. An artifact is passed between tasks as a small file that says w
 
 import argparse
 import json
-import logging
 import os
 import shutil
 import sys
@@ -47,8 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--input", action="append", default=[], metavar="KEY=PATH")
     parser.add_argument("--output", action="append", default=[], metavar="KEY=PATH")
     arguments = parser.parse_args(argv)
-    # TFX hands the process's arguments on to executors.
-    sys.argv = sys.argv[:1]
     try:
         _run(
             arguments.node,
@@ -175,5 +172,7 @@ def _write(path: str, text: str) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING)
-    sys.exit(main())
+    # TFX would hand the process's arguments on to executors.
+    given = sys.argv[1:]
+    del sys.argv[1:]
+    sys.exit(main(given))

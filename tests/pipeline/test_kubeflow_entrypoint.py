@@ -47,3 +47,32 @@ def test_refusal_is_one_sentence(tmp_path, capsys):
     )
     assert code == 2
     assert capsys.readouterr().err.startswith("TsvExampleGen refuses its input: /nowhere: ")
+
+
+def test_node_hands_on_a_file_that_says_where_its_output_lies(tmp_path, capsys):
+    output, handed_on = tmp_path / "output", tmp_path / "pod" / "schema"
+    executor_input = {
+        "inputs": {"parameterValues": {"run_id": "r", "epochs": 2.0}},
+        "outputs": {"outputFile": str(tmp_path / "pod" / "kfp" / "output.json")},
+    }
+    arguments = [
+        *("--node", "ImportSchemaGen"),
+        *("--options", json.dumps({"task": "sample", "output": str(output)})),
+        *("--executor-input", json.dumps(executor_input)),
+        *("--output", f"schema={handed_on}"),
+    ]
+    assert kubeflow_entrypoint.main(arguments) == 0
+    first = handed_on.read_text(encoding="utf-8")
+    (artifact,) = json.loads(first)
+    assert (output / "artifacts" / "ImportSchemaGen" / "schema").is_dir()
+    assert artifact["artifact"]["uri"].startswith(str(output / "artifacts"))
+    written = json.loads((tmp_path / "pod" / "kfp" / "output.json").read_text(encoding="utf-8"))
+    (shown,) = written["artifacts"]["schema"]["artifacts"]
+    assert shown["metadata"]["location"] == artifact["artifact"]["uri"]
+    (record,) = (output / "records").iterdir()
+    assert json.loads(record.read_text(encoding="utf-8"))["run_id"] == "r"
+    # Nothing has changed for this node, and what is handed on is the same artifact.
+    capsys.readouterr()
+    assert kubeflow_entrypoint.main(arguments) == 0
+    assert "ImportSchemaGen ... cached" in capsys.readouterr().out
+    assert handed_on.read_text(encoding="utf-8") == first
