@@ -322,7 +322,7 @@ def _graph(
                     "task": "sample",
                     "output": folder,
                     # There the names of nodes are checked.
-                    "resources": dict.fromkeys(config.resources, {}),
+                    "resources": {name: {} for name in config.resources},
                 }
             )
         )
