@@ -395,8 +395,7 @@ def _platform(executors: Mapping[str, Any], cluster: Cluster) -> dict[str, Any]:
     }
     if cluster.secrets:
         mounts["secretAsVolume"] = [
-            {"secretName": name, "mountPath": path, "optional": False}
-            for path, name in cluster.secrets.items()
+            {"secretName": name, "mountPath": path} for path, name in cluster.secrets.items()
         ]
     return {
         "platforms": {

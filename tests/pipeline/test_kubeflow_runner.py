@@ -162,9 +162,7 @@ def test_volumes_and_secrets_are_mounted_everywhere(documents):
     for mounts in executors.values():
         assert mounts == {
             "pvcMount": [{"constant": "claim", "mountPath": "/work"}],
-            "secretAsVolume": [
-                {"secretName": "push-token", "mountPath": "/secret", "optional": False}
-            ],
+            "secretAsVolume": [{"secretName": "push-token", "mountPath": "/secret"}],
         }
 
 
