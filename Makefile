@@ -13,7 +13,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: run test e2e-real reference test-jax airflow-demo test-airflow images test-images lint format lock bench clean help
+.PHONY: run test e2e-real reference test-jax airflow-demo test-airflow test-kubeflow images test-images lint format lock bench clean help
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 # The user names the interpreter; uv must not download another one.
@@ -50,6 +50,10 @@ airflow-demo: .venv-airflow/.installed  ## run the sample under a real Airflow s
 test-airflow: .venv-airflow/.installed  ## test the DAG file with Airflow installed
 	@.venv-airflow/bin/python -m pytest tests/pipeline/test_airflow_dag.py $(PYTEST_ARGS)
 
+test-kubeflow: .venv-kubeflow/.installed  ## test the pipeline for Kubeflow with its SDK installed
+	@.venv-kubeflow/bin/python -m pytest tests/pipeline/test_kubeflow_runner.py \
+	    tests/pipeline/commands/test_submit.py tests/kubeflow $(PYTEST_ARGS)
+
 images:  ## build the container images; ENGINE=podman for another engine
 	@version=$$(sed -nE 's/^ +version="(.*)",$$/\1/p' setup.py)
 	$(ENGINE) build --tag "bert-tfx:$$version" --target pipeline .
@@ -80,6 +84,9 @@ lock: .venv/.uv-installed  ## rewrite the lock files from setup.py; LOCK_ARGS=--
 	    -c requirements/constraints.txt -c <(sed -nE '/^(importlib-metadata|opentelemetry-|rich=)/d; s/^([a-z0-9][^ ]*==[^ ]+).*/\1/p' requirements/dev.txt) \
 	    -o requirements/airflow.txt
 	$(UV_LOCK) setup.py --extra client --no-annotate -c requirements/constraints.txt -o requirements/client.txt
+	$(UV_LOCK) setup.py requirements/kubeflow.in --extra pipeline --no-annotate \
+	    -c requirements/constraints.txt -c <(sed -nE '/^(urllib3|google-cloud-|google-resumable|requests-toolbelt|kubernetes)/d; s/^([a-z0-9][^ ]*==[^ ]+).*/\1/p' requirements/dev.txt) \
+	    -o requirements/kubeflow.txt
 	echo uv | $(UV_LOCK) - --no-annotate -o requirements/uv.txt
 	$(UV_LOCK_311) $(TORCH_AT) requirements/reference.in -o requirements/reference.txt \
 	    --excludes <(echo sentence-transformers)
@@ -90,7 +97,7 @@ bench: .venv/.dev-installed  ## measure the speed; what is measured, and how, is
 	@$(BIN)/python benchmarks/run.py
 
 clean:  ## remove .venv, build and all caches; outputs elsewhere stay
-	@rm -rf .venv .venv-airflow .venv-reference .venv-jax build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .venv-airflow .venv-kubeflow .venv-reference .venv-jax build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## list the targets
@@ -203,8 +210,10 @@ endef
 	touch $@
 	echo "set-up: done in $$SECONDS s"
 
-# The interpreter of .venv: TFX is in both.
+# The interpreter of .venv: TFX is in all of them.
 .venv-airflow/.installed: requirements/airflow.txt setup.py | .venv/.uv-installed
+.venv-kubeflow/.installed: requirements/kubeflow.txt setup.py | .venv/.uv-installed
+.venv-airflow/.installed .venv-kubeflow/.installed:
 	@$(HOLD)
 	echo "set-up: installing $$(grep -c == $<) packages from $< into $(@D)"
 	rm -rf $(@D)

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Sequence
 
 from bert_tfx.pipeline.commands import (
+    compile,
     component,
     convert,
     export,
@@ -19,6 +20,7 @@ from bert_tfx.pipeline.commands import (
     run,
     runs,
     serve,
+    submit,
     test,
     train,
     versions,
@@ -27,7 +29,7 @@ from bert_tfx.pipeline.exit_codes import ExitCode
 from bert_tfx.pipeline.faults import exit_code_of, fault_sentence, keep_trace, missing_package
 
 _COMMANDS = (
-    *(run, component, runs, report, train, test, export, convert, presets),
+    *(run, component, compile, submit, runs, report, train, test, export, convert, presets),
     *(serve, predict, versions),
 )
 

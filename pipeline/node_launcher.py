@@ -131,10 +131,7 @@ class NodeLauncher:
             self._check_upstream(handle, node)
             if earlier:
                 self._begin_anew(handle, node, earlier)
-        serving = self._config.serving_dir
-        if name == MODEL_PUSHER and (not pushed_versions(serving) or rolled_back_versions(serving)):
-            # The cache sees what was recorded, not what is there: a deleted model is pushed anew,
-            # and one that was taken back is not.
+        if not may_be_cached(self._config, name):
             node.execution_options.caching_options.enable_cache = False
         executor = runner_utils.extract_executor_spec(self._deployment, name)
         operators = None
@@ -269,6 +266,18 @@ def _apart(
         return beam_executor_operator.BeamExecutorOperator(executor, platform_config)
 
     return bare, {executable_spec_pb2.BeamExecutableSpec: operator}
+
+
+def may_be_cached(config: Config, name: str) -> bool:
+    """Returns whether what an earlier run recorded of a node may be taken for what is there.
+
+    The cache sees what was recorded, not what is there: a deleted model is pushed anew, and one
+    that was taken back is not.
+    """
+    serving = config.serving_dir
+    return name != MODEL_PUSHER or bool(
+        pushed_versions(serving) and not rolled_back_versions(serving)
+    )
 
 
 def _is_cached(execution: metadata_store_pb2.Execution) -> bool:

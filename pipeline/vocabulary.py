@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import pathlib
+import uuid
 from collections.abc import Iterator
 
 from bert_tfx.modeling.vocabulary import learn_vocabulary
@@ -41,8 +42,8 @@ def learned_vocabulary(config: Config) -> str:
         logger.info("no --vocab and no checkpoint: learning a vocabulary from the training rows")
         tokens = learn_vocabulary(_texts(config), lowercase=config.lowercase, size=_SIZE)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own, for workers that do the same at the same time.
-        partial = path.with_suffix(f".{os.getpid()}.partial")
+        # A name of its own, for workers that do the same at the same time, on whichever machine.
+        partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")
         partial.write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
         partial.rename(path)
         logger.info("%d tokens in %s", len(tokens), path)

@@ -230,6 +230,21 @@ def collect(arguments: argparse.Namespace) -> dict[str, Any]:
     Raises:
         InputError: If options contradict each other or describe no task.
     """
+    return with_sample(named(arguments))
+
+
+def named(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Merges the configuration file and the flags.
+
+    Args:
+        arguments: What was parsed.
+
+    Returns:
+        Options as `make_config` takes them.
+
+    Raises:
+        InputError: If options contradict each other or describe no task.
+    """
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     options = load_options(given["config"]) if "config" in given else {}
     options |= {name: given[name] for name in OPTIONS if name in given}
@@ -243,6 +258,11 @@ def collect(arguments: argparse.Namespace) -> dict[str, Any]:
         options["task"] = load_task(given["task_file"])
     elif own:
         options["task"] = _own_task_fields(given, options.get("data"))
+    return options
+
+
+def with_sample(options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the options of a configuration, for the task `sample` with the embedded files."""
     if options.get("task") == "sample":
         options = {"data": str(SAMPLE), **options}
         if "pretrained" not in options:

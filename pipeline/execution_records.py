@@ -1,0 +1,124 @@
+"""What executions of the pipeline's nodes have made: a small JSON file each, below a folder.
+
+This stands in for ML Metadata where nodes run on several machines. SQLite does not bear them on a
+network file system, and a file that is written whole and never changed needs no locks.
+"""
+
+import dataclasses
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tfx.types import Artifact
+
+Outputs = Mapping[str, Sequence[Artifact]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One execution that has succeeded.
+
+    Attributes:
+        pipeline: The pipeline's name.
+        run_id: The run that it belongs to.
+        node: The node.
+        execution_id: A number that grows from one execution to the next.
+        key: A hash of all that the outputs depend on.
+        cached: Whether the outputs are those of an earlier execution.
+        outputs: What it made, by output.
+    """
+
+    pipeline: str
+    run_id: str
+    node: str
+    execution_id: int
+    key: str
+    cached: bool
+    outputs: Outputs
+
+
+class Records:
+    """The records of a pipeline.
+
+    Args:
+        folder: Where they lie; it is made with the first one.
+        pipeline: The pipeline's name; those of others in the folder do not count.
+    """
+
+    def __init__(self, folder: str, pipeline: str) -> None:
+        self._folder = folder
+        self._pipeline = pipeline
+
+    def add(self, record: Record) -> None:
+        """Keeps a record."""
+        os.makedirs(self._folder, exist_ok=True)
+        path = os.path.join(self._folder, f"{record.execution_id}-{record.node}.json")
+        fields = {
+            field.name: getattr(record, field.name)
+            for field in dataclasses.fields(record)
+            if field.name != "outputs"
+        }
+        write_json(path, {**fields, "outputs": outputs_to_json(record.outputs)})
+
+    def all(self) -> list[Record]:
+        """Returns the pipeline's records, oldest first."""
+        try:
+            names = [name for name in os.listdir(self._folder) if name.endswith(".json")]
+        except FileNotFoundError:
+            return []
+        records = []
+        for name in names:
+            with open(os.path.join(self._folder, name), encoding="utf-8") as file:
+                fields = json.load(file)
+            if fields["pipeline"] == self._pipeline:
+                outputs = outputs_from_json(fields.pop("outputs"))
+                records.append(Record(**fields, outputs=outputs))
+        return sorted(records, key=lambda record: record.execution_id)
+
+    def artifacts(self, type_name: str) -> list[Artifact]:
+        """Returns all artifacts of a type that are still there, oldest first.
+
+        Args:
+            type_name: The type's name in ML Metadata, such as `Model`.
+        """
+        found = {
+            artifact.id: artifact
+            for record in self.all()
+            for artifacts in record.outputs.values()
+            for artifact in artifacts
+            if artifact.type_name == type_name and os.path.exists(artifact.uri)
+        }
+        return [found[key] for key in sorted(found)]
+
+    def cached(self, key: str) -> Record | None:
+        """Returns the latest record of a key whose outputs are still there, or None."""
+        for record in reversed(self.all()):
+            if record.key == key and all(
+                os.path.exists(artifact.uri)
+                for artifacts in record.outputs.values()
+                for artifact in artifacts
+            ):
+                return record
+        return None
+
+
+def outputs_to_json(outputs: Outputs) -> dict[str, Any]:
+    """Returns artifacts by output as JSON values."""
+    return {key: [one.to_json_dict() for one in artifacts] for key, artifacts in outputs.items()}
+
+
+def outputs_from_json(value: Mapping[str, Any]) -> dict[str, list[Artifact]]:
+    """Returns artifacts by output from what `outputs_to_json` returned."""
+    return {
+        key: [Artifact.from_json_dict(one) for one in artifacts] for key, artifacts in value.items()
+    }
+
+
+def write_json(path: str, value: object) -> None:
+    """Writes a JSON file so that whoever reads it sees all of it or nothing."""
+    partial = f"{path}.{uuid.uuid4().hex}.partial"
+    with open(partial, "w", encoding="utf-8") as file:
+        json.dump(value, file, ensure_ascii=False, indent=1)
+    os.replace(partial, path)
