@@ -8,9 +8,10 @@ import dataclasses
 import json
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ml_metadata.proto import metadata_store_pb2
 from tfx.types import Artifact
 
 Outputs = Mapping[str, Sequence[Artifact]]
@@ -27,6 +28,7 @@ class Record:
         execution_id: A number that grows from one execution to the next.
         key: A hash of all that the outputs depend on.
         cached: Whether the outputs are those of an earlier execution.
+        inputs: The numbers of the artifacts that it was given.
         outputs: What it made, by output.
     """
 
@@ -36,6 +38,7 @@ class Record:
     execution_id: int
     key: str
     cached: bool
+    inputs: Sequence[int]
     outputs: Outputs
 
 
@@ -91,6 +94,33 @@ class Records:
             if artifact.type_name == type_name and os.path.exists(artifact.uri)
         }
         return [found[key] for key in sorted(found)]
+
+    def get_events_by_artifact_ids(
+        self, artifact_ids: Iterable[int]
+    ) -> list[metadata_store_pb2.Event]:
+        """Returns which executions have made or taken artifacts, as ML Metadata's store does."""
+        wanted = set(artifact_ids)
+        return [event for event in self._events() if event.artifact_id in wanted]
+
+    def get_events_by_execution_ids(
+        self, execution_ids: Iterable[int]
+    ) -> list[metadata_store_pb2.Event]:
+        """Returns what executions have made and taken, as ML Metadata's store does."""
+        wanted = set(execution_ids)
+        return [event for event in self._events() if event.execution_id in wanted]
+
+    def _events(self) -> Iterator[metadata_store_pb2.Event]:
+        for record in self.all():
+            # What was taken from the cache was made by another execution, of the same inputs.
+            made = [one.id for artifacts in record.outputs.values() for one in artifacts]
+            for numbers, kind in (
+                (record.inputs, metadata_store_pb2.Event.INPUT),
+                ([] if record.cached else made, metadata_store_pb2.Event.OUTPUT),
+            ):
+                for number in numbers:
+                    yield metadata_store_pb2.Event(
+                        artifact_id=number, execution_id=record.execution_id, type=kind
+                    )
 
     def cached(self, key: str) -> Record | None:
         """Returns the latest record of a key whose outputs are still there, or None."""

@@ -17,11 +17,12 @@ from typing import Any
 from bert_tfx.pipeline.commands.options import with_sample
 from bert_tfx.pipeline.config import OPTIONS, make_config
 from bert_tfx.pipeline.console import Console, logged, quieten
+from bert_tfx.pipeline.exit_codes import ExitCode
+from bert_tfx.pipeline.faults import exit_code_of
 from bert_tfx.pipeline.output_lock import for_node
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import Task
 
-EXIT_INPUT_ERROR = 2
 RUN_ID = "run_id"
 """The parameter that names the run; all others are options."""
 PUSHED = "pushed"
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments; by default the process's.
 
     Returns:
-        0 where the node has finished, 2 where it refuses its input.
+        0 where the node has finished, 2 or 4 where it refuses its input (`ExitCode`).
     """
     parser = argparse.ArgumentParser(description="Runs one node of the pipeline, under Kubeflow.")
     parser.add_argument("--node", required=True)
@@ -56,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except InputError as error:
         print(f"{arguments.node} refuses its input: {error}", file=sys.stderr)
-        return EXIT_INPUT_ERROR
-    return 0
+        return exit_code_of(error)
+    return ExitCode.DONE
 
 
 def effective_options(options: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ COMMAND = ("python", "-m", "bert_tfx.pipeline.kubeflow_entrypoint")
 """What a container runs."""
 
 PARAMETERS = (
-    *("data", "pretrained", "vocab"),
+    *("data", "pretrained", "vocab", "span"),
     *("epochs", "batch_size", "learning_rate", "max_length", "max_steps", "seed"),
     *("min_accuracy", "max_regression", "max_rejects"),
 )
@@ -299,7 +299,14 @@ def _check(options: Mapping[str, Any], cluster: Cluster) -> Config:
             f"output: {output} lies on no volume, so that tasks could not hand on what they make; "
             "--volume CLAIM:PATH mounts one"
         )
+    if "metadata" in options:
+        raise InputError(
+            "metadata: on Kubeflow the records lie in the output folder, on its volume, and in no "
+            "metadata store; leave it out"
+        )
     absent = {"data": "/", **options} if options.get("task") == "sample" else dict(options)
+    # The newest one is looked for where the files are.
+    absent.setdefault("span", "newest")
     for name in ("vocab", "pretrained", "pretrained_sha256", *_PATHS[3:]):
         absent.pop(name, None)
     return make_config(read_options(absent))
@@ -310,7 +317,7 @@ def _graph(
 ) -> tuple[dict[str, list[str]], dict[str, dict[str, tuple[str, str]]], dict[str, dict[str, str]]]:
     """Returns each node's upstream nodes, the producers of its inputs, and its outputs' types.
 
-    They are the same for all configurations. The embedded sample's files are at hand.
+    They are the same for all data. The embedded sample's files are at hand.
     """
     from bert_tfx.pipeline.node_launcher import compile_pipeline, nodes_of
     from bert_tfx.pipeline.node_runner import is_resolver, outputs_of, producers_of
@@ -321,6 +328,7 @@ def _graph(
                 {
                     "task": "sample",
                     "output": folder,
+                    "warm_start": config.warm_start,
                     # There the names of nodes are checked.
                     "resources": {name: {} for name in config.resources},
                 }

@@ -104,7 +104,8 @@ def run_node(config: Config, name: str, run_id: str, given: _Inputs) -> Record:
         earlier = records.cached(key) if may_be_cached(config, name) else None
         cached = earlier is not None
         outputs = earlier.outputs if earlier else execution.run()
-    record = Record(ir.pipeline_info.id, run_id, name, execution_id, key, cached, outputs)
+    taken = [artifact.id for artifacts in given.values() for artifact in artifacts]
+    record = Record(ir.pipeline_info.id, run_id, name, execution_id, key, cached, taken, outputs)
     # What a resolver found is recorded where it was made.
     if not is_resolver(node):
         records.add(record)
@@ -130,8 +131,8 @@ def _resolve(
             (channel,) = value.channels
             inputs[key] = records.artifacts(channel.artifact_query.type.name)
     (graph,) = node.inputs.input_graphs.values()
-    # The strategies look at nothing but the artifacts: the store that they are given is none.
-    handle = types.SimpleNamespace(store=None)
+    # Of a store the strategies ask what was made of what.
+    handle = types.SimpleNamespace(store=records)
     function, keys = input_graph_resolver.build_graph_fn(handle, graph)
     return function({key: inputs[key] for key in keys})
 

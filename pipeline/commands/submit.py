@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from bert_tfx.pipeline.commands import options
 from bert_tfx.pipeline.commands.compile import add_cluster, cluster_of, split_pair
-from bert_tfx.pipeline.commands.predict import EXIT_SERVER
 from bert_tfx.pipeline.commands.run import add_options
 from bert_tfx.pipeline.console import quieten
+from bert_tfx.pipeline.exit_codes import ExitCode
 from bert_tfx.schema.errors import InputError
 
 if TYPE_CHECKING:
     from bert_tfx.pipeline.kubeflow_client import KubeflowClient
 
-EXIT_FAILED = 1
 _CLUSTER = ("volume", "secret", "env", "gpus", "gpu_type", "pipeline_root")
 
 
@@ -35,7 +34,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "wrote, or of one that is compiled now, with the options of that command.",
         epilog="Exit codes: 0 the run was started, or with --wait has succeeded, whether or not "
         "the model was good enough to be pushed; 1 it has failed; 2 a mistake in the input, or the "
-        "server refuses it; 4 the server cannot be reached or fails.",
+        "server refuses it; 5 the server cannot be reached or fails.",
     )
     kubeflow.set_defaults(command=run)
     server = kubeflow.add_argument_group("the server")
@@ -87,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _wait(client, run_id, pipeline) if arguments.wait else 0
     except ServerError as error:
         print(f"bert-tfx: {error}", file=sys.stderr)
-        return EXIT_SERVER
+        return ExitCode.UNAVAILABLE
 
 
 def _token(path: str | None) -> str | None:
@@ -154,6 +153,6 @@ def _wait(client: "KubeflowClient", run_id: str, pipeline: Mapping[str, Any]) ->
                 print(f"{name:18} {found[name].lower()}", flush=True)
     print(f"the run has ended: {state.lower()}")
     if state != SUCCEEDED:
-        return EXIT_FAILED
+        return ExitCode.FAULT
     print("whether the model was pushed, says model-pusher: its output parameter `pushed`")
     return 0

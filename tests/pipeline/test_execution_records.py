@@ -1,6 +1,7 @@
 import dataclasses
 
 import pytest
+from ml_metadata.proto import metadata_store_pb2
 from tfx.types import standard_artifacts
 
 from bert_tfx.components.data_gate.component import DataGateReport
@@ -22,6 +23,7 @@ def record(tmp_path):
             (tmp_path / "artifacts" / key / str(number)).mkdir(parents=True)
             outputs[key] = [artifact]
         values = {"pipeline": "p", "run_id": "r", "node": "N", "key": "k", "cached": False}
+        values["inputs"] = []
         return Record(**{**values, **fields}, execution_id=number, outputs=outputs)
 
     return record
@@ -72,3 +74,19 @@ def test_cache_finds_the_latest_of_the_key(tmp_path, record):
         records.add(record(number, key=key))
     assert records.cached("k").execution_id == 200
     assert records.cached("unknown") is None
+
+
+def test_records_tell_what_was_made_of_what(tmp_path, record):
+    records = Records(str(tmp_path / "records"), "p")
+    records.add(record(10, inputs=[1, 2]))
+    # Taken from the cache: the same model was given to it, and the same was made elsewhere.
+    records.add(record(20, inputs=[10], cached=True))
+    kinds = metadata_store_pb2.Event
+    made = records.get_events_by_artifact_ids([10])
+    assert [(event.execution_id, event.type) for event in made] == [
+        (10, kinds.OUTPUT),
+        (20, kinds.INPUT),
+    ]
+    taken = records.get_events_by_execution_ids([10])
+    assert {event.artifact_id for event in taken if event.type == kinds.INPUT} == {1, 2}
+    assert records.get_events_by_execution_ids([99]) == []

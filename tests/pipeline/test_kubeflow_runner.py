@@ -211,9 +211,32 @@ def test_own_task_travels_in_full():
     assert options["task"] == task
 
 
+def test_files_of_each_day_are_looked_for_where_they_are():
+    task = own_task(
+        {
+            "name": "mine",
+            "labels": ["no", "yes"],
+            "columns": ["text_a", "label"],
+            "train": "{YYYY}-{MM}-{DD}/train.tsv",
+        },
+        where="test",
+    )
+    options = {"task": task, "data": "/work/d", "output": "/work/o", "warm_start": True}
+    pipeline, _ = compile_documents(options, cluster())
+    span = pipeline["root"]["inputDefinitions"]["parameters"]["span"]
+    assert (span["parameterType"], span["defaultValue"]) == ("STRING", "")
+    warm_start = pipeline["root"]["dag"]["tasks"]["warm-start"]
+    assert warm_start["dependentTasks"] == ["tsv-example-gen"]
+    trainer = pipeline["root"]["dag"]["tasks"]["trainer"]["inputs"]["artifacts"]
+    assert {"taskOutputArtifact": {"producerTask": "warm-start", "outputArtifactKey": "model"}} in (
+        trainer.values()
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     (
+        ({"metadata": "sqlite:x"}, "metadata: on Kubeflow the records lie in the output folder"),
         ({"resources": {"Trainr": {"cpus": 1}}}, "resources: there is no node 'Trainr'"),
         ({"output": "out"}, "output: must be an absolute path in the containers, not 'out'"),
         ({"vocab": "vocab.txt"}, "vocab: must be an absolute path"),

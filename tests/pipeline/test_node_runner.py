@@ -79,7 +79,7 @@ def test_resolver_finds_what_an_earlier_run_accepted(config, tmp_path):
         assert nothing.outputs["statistics"] == []
         for number, (statistics, report) in made.items():
             outputs = {"statistics": [statistics], "report": [report]}
-            record = Record(pipeline, "first", "DataGate", number, "", False, outputs)
+            record = Record(pipeline, "first", "DataGate", number, "", False, [], outputs)
             Records(tmp_path / "output" / "records", pipeline).add(record)
     found = run_node(config, "AcceptedData", "second", given)
     assert ids(found) == {"statistics": [100], "report": [101], "candidate": [200]}

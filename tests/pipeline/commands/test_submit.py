@@ -214,7 +214,7 @@ def test_server_that_is_not_there():
 
 def test_server_that_is_not_there_has_its_exit_code(submit):
     code, _, err = submit(host="http://127.0.0.1:1")
-    assert code == 4
+    assert code == 5
     assert "http://127.0.0.1:1: cannot be reached" in err
 
 
@@ -225,7 +225,7 @@ def test_server_that_is_not_there_has_its_exit_code(submit):
         ("/experiments", 403, 2, "does not allow it (403): /experiments is not for you"),
         ("/healthz", 404, 2, "is no API server of Kubeflow Pipelines 2 (404)"),
         ("/runs", 400, 2, "does not take it (400): /runs is not for you"),
-        ("/runs", 500, 4, "fails (500): /runs is not for you"),
+        ("/runs", 500, 5, "fails (500): /runs is not for you"),
     ),
 )
 def test_refusals_are_told(api, submit, page, answer, code, message):
