@@ -165,7 +165,7 @@ def test_report_is_a_page_of_kubeflow(first, folder):
     page = (
         folder / "kubeflow" / "store" / first["report"].artifacts["page"]["uri"].replace("://", "/")
     )
-    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert first["report"].artifacts["page"]["type"]["schemaTitle"] == "system.HTML"
 
 
