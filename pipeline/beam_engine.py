@@ -3,6 +3,7 @@
 docs/beam.md tells how to set each of them up.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -336,12 +337,30 @@ class BeamEngine:
                     "--beam-job-endpoint names the address of a Beam job service that runs"
                 ) from error
 
-    def lost_job(self, status: str) -> str:
-        """Says what became of a job whose job service does not tell.
+    @contextlib.contextmanager
+    def job_of(self, node: str) -> Iterator[None]:
+        """Checks the engine before a node's job, and says what became of one that was lost.
 
         Args:
-            status: The gRPC status that there was instead, such as `UNAVAILABLE`.
+            node: The node.
+
+        Raises:
+            InputError: See `check_here`.
+            RuntimeError: If the job service does not tell how the job has ended.
         """
+        self.check_here()
+        # Loaded with Beam.
+        import grpc
+
+        try:
+            yield
+        except grpc.RpcError as error:
+            if not isinstance(error, grpc.Call):
+                raise
+            raise RuntimeError(f"{node}: {self._lost_job(error.code().name)}") from error
+
+    def _lost_job(self, status: str) -> str:
+        """Says what became of a job; `status` is what gRPC says instead, such as `UNAVAILABLE`."""
         if status == "DEADLINE_EXCEEDED" and self.beam_runner == PORTABLE:
             seconds = self.beam_job_timeout or _JOB_SECONDS
             return (

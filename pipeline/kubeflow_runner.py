@@ -37,9 +37,10 @@ _NODE_RESOURCES = Resources(cpus=2, memory_gb=8)
 _RESOURCES: Mapping[str, Resources] = {"Trainer": Resources(cpus=4, memory_gb=16)}
 # Options that name a path in the containers.
 _PATHS = (
-    *("data", "output", "vocab"),
+    *("data", "output", "vocab", "beam_job_server_jar"),
     *("push_tls_ca", "push_tls_cert", "push_tls_key", "push_token_file"),
 )
+_YAML = (".yaml", ".yml")
 _SCHEMA_VERSION = "2.1.0"
 _KINDS = {int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE", str: "STRING", bool: "BOOLEAN"}
 _ARTIFACT = {"schemaTitle": "system.Artifact", "schemaVersion": "0.0.1"}
@@ -223,29 +224,41 @@ def compile_documents(
 
 
 def write_documents(path: str, documents: Sequence[Mapping[str, Any]]) -> None:
-    """Writes a pipeline file: two YAML documents that are JSON.
+    """Writes the pipeline and what it needs of Kubernetes.
+
+    Args:
+        path: A `.yaml` file gets both, as Kubeflow's web page and client take them: two YAML
+            documents, which are JSON. JSON knows no two documents in a file: beside a `.json`
+            file with the pipeline the other one is `.platform.json`.
+        documents: As `compile_documents` returns them.
 
     Raises:
-        InputError: If the file's name does not end as Kubeflow wants it, or cannot be written.
+        InputError: If the file's name ends otherwise, or cannot be written.
     """
-    if not path.endswith((".yaml", ".yml")):
-        raise InputError(
-            f"{path}: must end in .yaml, because Kubeflow takes the file's two documents, the "
-            "pipeline and its volumes, as YAML only"
-        )
-    text = "\n---\n".join(json.dumps(one, ensure_ascii=False, indent=1) for one in documents)
-    partial = f"{path}.partial"
+    if not path.endswith((*_YAML, ".json")):
+        raise InputError(f"{path}: must end in .yaml or .json")
+    texts = [json.dumps(one, ensure_ascii=False, indent=1) for one in documents]
+    contents = {path: "\n---\n".join(texts)}
+    if path.endswith(".json"):
+        contents = dict(zip((path, _platform_path(path)), texts, strict=True))
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(f"{text}\n")
-        os.replace(partial, path)
+        # The pipeline last: where it lies, the rest does.
+        for name, text in reversed(contents.items()):
+            partial = f"{name}.partial"
+            with open(partial, "w", encoding="utf-8") as file:
+                file.write(f"{text}\n")
+            os.replace(partial, name)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
+def _platform_path(path: str) -> str:
+    return f"{path.removesuffix('.json')}.platform.json"
+
+
 def read_documents(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reads a pipeline file; without a second document the second one is empty.
+    """Reads what `write_documents` wrote; without volumes the second one is empty.
 
     Raises:
         InputError: If it cannot be read or holds no pipeline.
@@ -253,9 +266,12 @@ def read_documents(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with open(path, encoding="utf-8") as file:
             documents = list(yaml.safe_load_all(file))
+        if os.path.exists(platform := _platform_path(path)):
+            with open(platform, encoding="utf-8") as file:
+                documents.append(json.load(file))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path}: not YAML: {error}") from error
     if not 1 <= len(documents) <= 2 or not all(isinstance(one, dict) for one in documents):
         raise InputError(f"{path}: holds no pipeline; bert-tfx compile kubeflow writes one")

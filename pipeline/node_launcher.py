@@ -1,5 +1,6 @@
 """Launches the pipeline's nodes by name, all in one process or each in its own."""
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -7,7 +8,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import grpc
 from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.compiler import compiler, compiler_utils, constants
 from tfx.orchestration import data_types_utils, metadata
@@ -135,10 +135,11 @@ class NodeLauncher:
             node.execution_options.caching_options.enable_cache = False
         executor = runner_utils.extract_executor_spec(self._deployment, name)
         operators = None
+        job: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if isinstance(executor, executable_spec_pb2.BeamExecutableSpec):
-            self._config.beam.check_here()
             executor, operators = _apart(executor)
-        try:
+            job = self._config.beam.job_of(name)
+        with job:
             info = launcher.Launcher(
                 pipeline_node=node,
                 mlmd_connection=metadata.Metadata(self._connection),
@@ -148,12 +149,6 @@ class NodeLauncher:
                 custom_driver_spec=runner_utils.extract_custom_driver_spec(self._deployment, name),
                 custom_executor_operators=operators,
             ).launch()
-        except grpc.RpcError as error:
-            if operators is None or not isinstance(error, grpc.Call):
-                raise
-            raise RuntimeError(
-                f"{name}: {self._config.beam.lost_job(error.code().name)}"
-            ) from error
         # The launcher raises where a component fails, but not where its inputs cannot be found.
         if info is None or info.execution_id is None:
             raise RuntimeError(f"{name} did not run: its inputs are not there")

@@ -1,5 +1,6 @@
 """Runs a node of the pipeline from records of what others have made, without ML Metadata."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -103,7 +104,11 @@ def run_node(config: Config, name: str, run_id: str, given: _Inputs) -> Record:
         key = execution.key
         earlier = records.cached(key) if may_be_cached(config, name) else None
         cached = earlier is not None
-        outputs = earlier.outputs if earlier else execution.run()
+        if earlier:
+            outputs = earlier.outputs
+        else:
+            with config.beam.job_of(name) if execution.is_beam_job else contextlib.nullcontext():
+                outputs = execution.run()
     taken = [artifact.id for artifacts in given.values() for artifact in artifacts]
     record = Record(ir.pipeline_info.id, run_id, name, execution_id, key, cached, taken, outputs)
     # What a resolver found is recorded where it was made.
@@ -181,6 +186,11 @@ class _Execution:
         for key, made in found.output_artifacts.items():
             for artifact, proto in zip(self._info.output_dict[key], made.artifacts, strict=True):
                 artifact.set_mlmd_artifact(proto)
+
+    @property
+    def is_beam_job(self) -> bool:
+        """Whether Beam's engine runs it."""
+        return isinstance(self._spec, executable_spec_pb2.BeamExecutableSpec)
 
     @property
     def key(self) -> str:

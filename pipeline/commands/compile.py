@@ -25,18 +25,20 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "kubeflow",
         help="for Kubeflow Pipelines 2",
         description="Writes the pipeline for Kubeflow Pipelines 2. All paths, such as --data and "
-        "--output, are those in the containers; the files need not be on this machine. Neither a "
-        "cluster nor Kubeflow's SDK is needed.",
+        "--output-dir, are those in the containers; the files need not be on this machine. Neither "
+        "a cluster nor Kubeflow's SDK is needed.",
     )
     kubeflow.set_defaults(command=run)
     kubeflow.add_argument(
-        "--pipeline",
-        metavar="FILE.yaml",
+        "--output",
+        dest="pipeline",
+        metavar="FILE",
         default="pipeline.yaml",
-        help="file to write (default: pipeline.yaml)",
+        help="file to write (default: pipeline.yaml); of one that ends in .json the volumes stand "
+        "beside it, in a file of their own",
     )
     add_cluster(kubeflow, required=True)
-    add_options(kubeflow)
+    add_options(kubeflow, output="--output-dir")
 
 
 def add_cluster(parser: argparse.ArgumentParser, *, required: bool) -> None:
@@ -50,7 +52,7 @@ def add_cluster(parser: argparse.ArgumentParser, *, required: bool) -> None:
         action="append",
         metavar="CLAIM:PATH",
         help="persistent volume claim that is mounted in all containers, for many to write; "
-        "--output must lie there",
+        "--output-dir must lie there",
     )
     cluster.add_argument(
         "--secret",

@@ -52,12 +52,19 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     add_options(parser)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say what is run: all of the configuration."""
+def add_options(parser: argparse.ArgumentParser, *, output: str = "--output") -> None:
+    """Adds the options that say what is run: all of the configuration.
+
+    Args:
+        parser: The command's.
+        output: What names the output folder, where `--output` names something else.
+    """
     options.add_config(parser)
     what = parser.add_argument_group("what to learn")
     options.add_task(what)
-    what.add_argument("--output", metavar="DIR", help="folder for all that the run makes")
+    what.add_argument(
+        output, dest="output", metavar="DIR", help="folder for all that the run makes"
+    )
     options.add_own_task(parser)
     options.add_model(parser)
     options.add_recipe(parser)

@@ -43,7 +43,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     server.add_argument("--token-file", metavar="FILE", help="file of the token to show")
     server.add_argument("--namespace", metavar="NAME", help="where it serves several users")
     what = kubeflow.add_argument_group("the run")
-    what.add_argument("--pipeline", metavar="FILE.yaml", help="pipeline that was compiled")
+    what.add_argument("--pipeline", metavar="FILE", help="pipeline that was compiled")
     what.add_argument(
         "--parameter",
         action="append",
@@ -58,7 +58,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     what.add_argument("--service-account", metavar="NAME", help="account of the containers")
     what.add_argument("--wait", action="store_true", help="wait for its end and show how it goes")
     add_cluster(kubeflow, required=False)
-    add_options(kubeflow)
+    add_options(kubeflow, output="--output-dir")
 
 
 def run(arguments: argparse.Namespace) -> int:

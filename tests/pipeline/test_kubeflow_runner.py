@@ -174,6 +174,14 @@ def test_file_is_read_as_it_was_written(documents, tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == ["pipeline.yaml"]
 
 
+def test_json_is_two_files(documents, tmp_path):
+    path = tmp_path / "pipeline.json"
+    write_documents(str(path), documents)
+    assert read_documents(str(path)) == documents
+    assert json.loads(path.read_text(encoding="utf-8")) == documents[0]
+    assert {one.name for one in tmp_path.iterdir()} == {path.name, "pipeline.platform.json"}
+
+
 @kfp
 @lenient
 def test_kubeflows_own_loader_takes_it(documents, tmp_path):
@@ -267,8 +275,8 @@ def test_mistakes_about_the_cluster_are_refused(fields, message):
 
 
 def test_file_of_another_kind_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"pipeline\.json: must end in \.yaml"):
-        write_documents(str(tmp_path / "pipeline.json"), ({}, {}))
+    with pytest.raises(InputError, match=r"pipeline\.pb: must end in \.yaml or \.json"):
+        write_documents(str(tmp_path / "pipeline.pb"), ({}, {}))
     path = tmp_path / "other.yaml"
     for text in ("a: 1", "- 1", ""):
         path.write_text(text, encoding="utf-8")

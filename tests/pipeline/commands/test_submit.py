@@ -296,7 +296,7 @@ def test_pipeline_is_compiled_where_none_is_named(api, capsys):
     code = cli.main(
         [
             *("submit", "kubeflow", "--host", api.host, "--image", "i:1"),
-            *("--volume", "claim:/work", "--task", "sample", "--output", "/work/out"),
+            *("--volume", "claim:/work", "--task", "sample", "--output-dir", "/work/out"),
             *("--epochs", "2"),
         ]
     )
@@ -317,7 +317,7 @@ def test_compile_writes_the_pipeline(tmp_path, capsys):
     config.write_text(json.dumps({"task": "sst2", "data": "/work/d", "output": "/work/o"}))
     code = cli.main(
         [
-            *("compile", "kubeflow", "--config", str(config), "--pipeline", str(path)),
+            *("compile", "kubeflow", "--config", str(config), "--output", str(path)),
             *("--image", "registry:5000/bert-tfx:1", "--volume", "claim:/work"),
             *("--env", "A=b=c"),
         ]
@@ -336,13 +336,13 @@ def test_compile_writes_the_pipeline(tmp_path, capsys):
     (
         (["--volume", "claim"], "--volume claim: must be NAME:PATH"),
         (["--env", "A"], "--env A: must be NAME=VALUE"),
-        (["--task", "sst2", "--output", "/o"], "output: /o lies on no volume"),
+        (["--task", "sst2", "--output-dir", "/o"], "output: /o lies on no volume"),
         (["--config", "/nowhere.json"], "/nowhere.json: cannot be read"),
     ),
 )
 def test_mistakes_of_compile(arguments, message, capsys, tmp_path):
     path = tmp_path / "pipeline.yaml"
-    code = cli.main(["compile", "kubeflow", "--image", "i", "--pipeline", str(path), *arguments])
+    code = cli.main(["compile", "kubeflow", "--image", "i", "--output", str(path), *arguments])
     assert code == 2
     assert message in capsys.readouterr().err
     assert not path.exists()
