@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from bert_tfx.modeling import training_run
+from bert_tfx.modeling.teacher_files import find_teacher
 from bert_tfx.modeling.trained_model import load_trained_model
 from bert_tfx.pipeline import cli
 from bert_tfx.pipeline.commands import options, train
@@ -222,8 +223,13 @@ def test_second_training_is_kept_out_of_the_folder(bert_tfx, place):
 
 def state_key(*changes):
     argv = [*SST2.split(), *changes]
-    config = make_config(options.collect(cli._parser().parse_args(cli._hyphenated(argv))))
-    return train._state_key(config, config.vocab_file)
+    arguments = cli._parser().parse_args(cli._hyphenated(argv))
+    given = options.collect(arguments)
+    config = make_config(given)
+    teachers = [find_teacher(path) for path in arguments.teachers or ()]
+    return train._state_key(
+        config, config.vocab_file, options.distillation(arguments), teachers, given.get("model")
+    )
 
 
 def test_state_is_known_by_all_that_the_result_depends_on(place):
