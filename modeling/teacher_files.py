@@ -27,7 +27,7 @@ class TeacherFiles:
         labels: Its labels, by class index.
         text_features: `("text_a",)` or `("text_a", "text_b")`.
         lowercase: Whether its vocabulary is uncased.
-        vocab_file: The vocabulary, or None where a SavedModel holds it in its graph alone.
+        vocab_file: The vocabulary, or None where it is not among a SavedModel's assets.
         vocabulary_sha256: Of the vocabulary's file.
     """
 

@@ -86,8 +86,8 @@ class TrainingRun:
     def make_classifier(self) -> TextClassifier:
         """Makes the classifier that is to be trained.
 
-        Its weights are those of `base_model`, if that fits; else those of the teacher's layers or of
-        the checkpoint, or new ones.
+        Its weights are those of `base_model`, if that fits; else those of the teacher's layers or
+        of the checkpoint, or new ones.
 
         Raises:
             InputError: If the checkpoint cannot be loaded, or does not fit the vocabulary or the
@@ -183,7 +183,7 @@ class TrainingRun:
             f"{len(eval_rows):,}",
         )
 
-        # Read before a seed is set: what is drawn for a teacher must not move the student's numbers.
+        # Read before a seed is set, as reading may draw numbers.
         teaching = self.teaching
 
         def make_model(seed: int) -> TextClassifier:

@@ -172,8 +172,8 @@ def _check_teachers(teachers: Sequence[TeacherFiles], config: Config) -> None:
     for files in teachers:
         if config.vocab_file is None:
             raise InputError(
-                f"--vocab is missing: it names the vocab.txt of the teacher {files.path}, whose "
-                "own lies in its graph"
+                f"--vocab is missing: it names the vocabulary of the teacher {files.path}, which "
+                "is not among its assets"
             )
         files.check(config.task, config.vocab_file, lowercase=config.lowercase)
 
