@@ -36,7 +36,9 @@ def test_what_a_teacher_says_of_itself(folders, vocab_file, name):
     assert files.path == str(folders / name)
     assert files.is_exported == (name == "exported")
     assert (files.labels, files.text_features, files.lowercase) == (("0", "1"), ("text_a",), True)
-    assert (files.vocab_file
+    names = {"model.json", "vocab.txt", "classifier.keras", "assets.extra/bert_tfx.json"}
+    assert {file.removeprefix(f"{files.path}/") for file in files.files} <= names
+    assert read_vocabulary(files.vocab_file) == read_vocabulary(vocab_file)
     files.check(SST2, vocab_file, lowercase=True)
 
 
@@ -51,7 +53,8 @@ def test_a_teacher_that_does_not_fit_is_refused(folders, vocab_file, tmp_path, n
     }
     with pytest.raises(InputError, match=r"answers '0', '1', and own has the labels 'no', 'yes'"):
         files.check(own_task(other, where="test"), vocab_file, lowercase=True)
-    pairs = own_task({**other, "labels": ["0", "1"], "columns": ["text_a", "text_b", "label"]}, where="test")
+    columns = ["text_a", "text_b", "label"]
+    pairs = own_task({**other, "labels": ["0", "1"], "columns": columns}, where="test")
     with pytest.raises(InputError, match="reads single texts, and own has pairs of texts"):
         files.check(pairs, vocab_file, lowercase=True)
     with pytest.raises(InputError, match="is uncased and the student cased"):
