@@ -348,8 +348,8 @@ def student_from_teacher(
     ours, theirs = architecture or architecture_of(source), architecture_of(source)
     if ours != theirs and (ours, theirs) != ("distilbert", "bert"):
         raise InputError(
-            f"a {ours} student cannot start as a copy of a {theirs} teacher's layers: leave "
-            "--student-layers out, for new weights, or --model, for the teacher's architecture"
+            f"student_layers: the teacher is {theirs}, its layers cannot be copied into {ours}: "
+            "leave student_layers out, for new weights, or model, for the teacher's architecture"
         )
     num_layers = settings.student_layers or source.num_layers
     layers = settings.teacher_layers(num_layers, source.num_layers)
@@ -371,7 +371,7 @@ def student_from_teacher(
         positions = ops.convert_to_numpy(source.position_embedding.embeddings)
         first = ops.convert_to_numpy(source.segment_embedding.embeddings)[0]
         encoder.position_embedding.embeddings.assign(positions + first)
-        logger.info("the head is new: a %s's reads something else than a %s's", ours, theirs)
+        logger.info("the head is new: a DistilBERT's reads something else than a BERT's")
         return student
     for layer, copied in zip(head_layers(student), head_layers(teacher), strict=True):
         _copy(copied, layer)
