@@ -27,7 +27,7 @@ class TeacherFiles:
         labels: Its labels, by class index.
         text_features: `("text_a",)` or `("text_a", "text_b")`.
         lowercase: Whether its vocabulary is uncased.
-        vocab_file: The vocabulary, or None where it is not among a SavedModel's assets.
+        vocab_file: The vocabulary.
         vocabulary_sha256: Of the vocabulary's file.
     """
 
@@ -36,7 +36,7 @@ class TeacherFiles:
     labels: tuple[str, ...]
     text_features: tuple[str, ...]
     lowercase: bool
-    vocab_file: str | None
+    vocab_file: str
     vocabulary_sha256: str
 
     @property
@@ -133,13 +133,16 @@ def _exported(folder: str, about_file: str) -> TeacherFiles:
     assets = os.path.join(folder, "assets")
     names = sorted(os.listdir(assets)) if os.path.isdir(assets) else []
     paths = [os.path.join(assets, name) for name in names]
+    vocab_file = next((path for path in paths if sha256_of(path) == sha256), None)
+    if vocab_file is None:
+        raise InputError(f"{assets}: the vocabulary that {about_file} tells of is not there")
     return TeacherFiles(
         path=folder,
         is_exported=True,
         labels=labels,
         text_features=text_features,
         lowercase=lowercase,
-        vocab_file=next((path for path in paths if sha256_of(path) == sha256), None),
+        vocab_file=vocab_file,
         vocabulary_sha256=sha256,
     )
 

@@ -75,7 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
                 "layers; give one or the other"
             )
     config = make_config({**_of_teacher(teachers, given), **given})
-    _check_teachers(teachers, config)
+    for files in teachers:
+        # There is one: a checkpoint's, the one that was named, or the teacher's.
+        files.check(config.task, config.vocab_file or "", lowercase=config.lowercase)
     layout = config.layout
     if os.path.exists(os.path.join(config.output_dir, MODEL_FILE)):
         raise InputError(
@@ -163,19 +165,7 @@ def _of_teacher(teachers: Sequence[TeacherFiles], given: Mapping[str, Any]) -> d
     """Returns the options that a student has from its teacher, where no checkpoint says them."""
     if not teachers or "pretrained" in given:
         return {}
-    known = {"vocab": teachers[0].vocab_file, "lowercase": teachers[0].lowercase}
-    return {name: value for name, value in known.items() if value is not None}
-
-
-def _check_teachers(teachers: Sequence[TeacherFiles], config: Config) -> None:
-    """Refuses teachers that the student cannot learn from, as far as their files tell."""
-    for files in teachers:
-        if config.vocab_file is None:
-            raise InputError(
-                f"--vocab is missing: it names the vocabulary of the teacher {files.path}, which "
-                "is not among its assets"
-            )
-        files.check(config.task, config.vocab_file, lowercase=config.lowercase)
+    return {"vocab": teachers[0].vocab_file, "lowercase": teachers[0].lowercase}
 
 
 def _is_chief(recipe: Recipe) -> bool:

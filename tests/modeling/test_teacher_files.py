@@ -73,7 +73,8 @@ def test_the_vocabulary_of_an_export_is_found_by_its_content(folders, vocab_file
     (assets / "vocab.txt").rename(assets / "words")
     assert find_teacher(str(tmp_path / "model")).vocab_file == str(assets / "words")
     (assets / "words").write_text("others")
-    assert find_teacher(str(tmp_path / "model")).vocab_file is None
+    with pytest.raises(InputError, match="the vocabulary that .* tells of is not there"):
+        find_teacher(str(tmp_path / "model"))
 
 
 def test_what_is_no_teacher_is_told(folders, tmp_path):
