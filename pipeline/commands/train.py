@@ -76,8 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
             )
     config = make_config({**_of_teacher(teachers, given), **given})
     for files in teachers:
-        # There is one: a checkpoint's, the one that was named, or the teacher's.
-        files.check(config.task, config.vocab_file or "", lowercase=config.lowercase)
+        vocab_file = config.vocab_file or files.vocab_file
+        files.check(config.task, vocab_file, lowercase=config.lowercase)
     layout = config.layout
     if os.path.exists(os.path.join(config.output_dir, MODEL_FILE)):
         raise InputError(

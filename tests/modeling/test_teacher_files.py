@@ -73,7 +73,7 @@ def test_the_vocabulary_of_an_export_is_found_by_its_content(folders, vocab_file
     (assets / "vocab.txt").rename(assets / "words")
     assert find_teacher(str(tmp_path / "model")).vocab_file == str(assets / "words")
     (assets / "words").write_text("others")
-    with pytest.raises(InputError, match="the vocabulary that .* tells of is not there"):
+    with pytest.raises(InputError, match=r"the vocabulary that .* tells of is not there"):
         find_teacher(str(tmp_path / "model"))
 
 
