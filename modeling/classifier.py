@@ -85,7 +85,10 @@ class TextClassifier(keras.Model):
 
     def call(self, inputs: Mapping[str, Tensor], training: bool | None = None) -> Tensor:
         """Computes the logits; see the class. `training` reaches the dropouts through Keras."""
-        encoded = self.encoder(inputs)
+        return self.head(self.encoder(inputs))
+
+    def head(self, encoded: Mapping[str, Tensor]) -> Tensor:
+        """Computes the logits from what the encoder returned."""
         if self.pre_classifier is None:
             features = encoded["pooled_output"]
         else:

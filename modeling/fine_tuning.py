@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,6 +16,14 @@ import numpy as np
 
 from bert_tfx.modeling import batching, distribution, metrics, optimization
 from bert_tfx.modeling.classifier import TextClassifier
+from bert_tfx.modeling.distillation import (
+    DistillationLoss,
+    Distilled,
+    TaughtRows,
+    Teaching,
+    head_layers,
+)
+from bert_tfx.modeling.distillation_losses import soft_targets
 from bert_tfx.modeling.recipes import BALANCED, Recipe
 from bert_tfx.modeling.train_step import CrossEntropy, Predict, TrainStep, predictor, train_step
 from bert_tfx.modeling.training_state import Progress, TrainingState
@@ -59,6 +67,7 @@ def fine_tune_seeds(
     *,
     state_dir: str,
     on_metrics: Callable[[int, int, Mapping[str, float]], None] | None = None,
+    teaching: Teaching | None = None,
 ) -> SeedsResult:
     """Trains `recipe.num_seeds` models, with the seeds `recipe.seed` and on, and keeps the best.
 
@@ -73,24 +82,31 @@ def fine_tune_seeds(
         recipe: The hyper-parameters.
         state_dir: Folder of the states.
         on_metrics: Is told the seed, the step number and the metrics, as by `fine_tune`.
+        teaching: As in `fine_tune`.
 
     Returns:
         What happened, and the model of the best seed.
     """
+    rows = train_rows
 
     def train(seed: int) -> tuple[TextClassifier, Progress]:
+        nonlocal rows
         keras.utils.set_random_seed(seed)
         with distribution.scope(recipe):
             model = make_model(seed)
+        if teaching is not None:
+            teaching.check(model, recipe.max_length)
+            rows = with_soft_targets(rows, teaching, recipe)
         progress = fine_tune(
             model,
-            train_rows,
+            rows,
             eval_rows,
             dataclasses.replace(recipe, seed=seed, num_seeds=1),
             state_dir=os.path.join(state_dir, f"seed-{seed}"),
             on_metrics=None
             if on_metrics is None
             else lambda step, measured: on_metrics(seed, step, measured),
+            teaching=teaching,
         )
         return model, progress
 
@@ -136,6 +152,7 @@ def fine_tune(
     *,
     state_dir: str,
     on_metrics: Callable[[int, Mapping[str, float]], None] | None = None,
+    teaching: Teaching | None = None,
 ) -> Progress:
     """Trains a classifier and leaves it with the weights of its best epoch.
 
@@ -155,48 +172,40 @@ def fine_tune(
         recipe: The hyper-parameters; `num_seeds` is for `fine_tune_seeds`.
         state_dir: Folder of the state.
         on_metrics: Is told the step number and metrics after each report and each epoch: the
-            entries of `Progress.history` as far as they are known, and `learning_rate`.
+            entries of `Progress.history` as far as they are known, and `learning_rate`. What is
+            measured in epochs before the recipe's has `intermediate_` before its name.
+        teaching: What the model learns from besides the labels, if anything. Its intermediate
+            epochs come first, each with the recipe's schedule and `max_steps` of its own.
 
     Returns:
-        What happened.
+        What happened in the recipe's epochs.
 
     Raises:
         InputError: If the recipe does not fit the model, the rows or the backend.
     """
     _check(model, recipe)
-    loss = CrossEntropy(
-        class_weights(recipe, train_rows.labels, model.num_labels), recipe.label_smoothing
-    )
+    weights = class_weights(recipe, train_rows.labels, model.num_labels)
+    loss = CrossEntropy(weights, recipe.label_smoothing)
     strategy = distribution.strategy_of(model, recipe)
-    steps_per_epoch = -(-len(train_rows) // recipe.batch_size)
-    total_steps = recipe.epochs * steps_per_epoch
-    if recipe.max_steps is not None:
-        total_steps = min(total_steps, recipe.max_steps)
-    with _frozen(model, recipe):
+    steps_per_epoch, total_steps = _steps(train_rows, recipe)
+    is_chief = distribution.is_chief(strategy)
+    report = on_metrics if on_metrics and is_chief else lambda step, measured: None
+    learner: keras.Model = model
+    if teaching is not None:
+        settings = teaching.settings
+        teaching.check(model, recipe.max_length)
+        train_rows = with_soft_targets(train_rows, teaching, recipe)
+        if settings.intermediate_epochs:
+            _learn_layers(model, train_rows, recipe, teaching, state_dir, report)
         with strategy.scope() if strategy else contextlib.nullcontext():
-            optimizer = _optimizer(model, recipe, total_steps)
-        take_step = train_step(
-            model,
-            optimizer,
-            loss,
-            pieces=recipe.accumulation_steps,
-            gradient_checkpointing=recipe.gradient_checkpointing,
-            strategy=strategy,
+            together = settings.learns_layers and not settings.intermediate_epochs
+            learner = Distilled(model, teaching, layers=together, answers=True)
+        loss = DistillationLoss(weights, recipe.label_smoothing, label_weight=1 - settings.alpha)
+    with _frozen(_frozen_by(model, recipe)):
+        take_step, state, progress = _begin(
+            learner, train_rows, recipe, loss, total_steps, state_dir, strategy
         )
         predict = predictor(model)
-        is_chief = distribution.is_chief(strategy)
-        state = TrainingState(model, optimizer, state_dir, is_writer=is_chief)
-        progress = state.restore() or Progress()
-        if strategy:
-            _check_workers(strategy, progress, state_dir)
-            distribution.part_seeds(model, strategy)
-        if progress.step_losses:
-            logger.info(
-                "going on from the saved state: epoch %d, step %d",
-                progress.epoch + 1,
-                progress.step_in_epoch,
-            )
-        report = on_metrics if on_metrics and is_chief else lambda step, measured: None
         while not _is_finished(progress, recipe, total_steps, steps_per_epoch):
             padding = _train_epoch(
                 take_step, train_rows, recipe, progress, total_steps, state, report
@@ -221,6 +230,113 @@ def fine_tune(
         progress.best_value,
     )
     return progress
+
+
+def with_soft_targets(rows: batching.Rows, teaching: Teaching, recipe: Recipe) -> batching.Rows:
+    """Returns the training rows with what the teachers answer to them, where that is worth it.
+
+    It is where nothing else is asked of the teachers in the recipe's epochs, and all rows are seen.
+
+    Args:
+        rows: The training rows; rows that have soft targets are returned as they are.
+        teaching: What is learned from.
+        recipe: The hyper-parameters.
+    """
+    steps_per_epoch, total_steps = _steps(rows, recipe)
+    settings = teaching.settings
+    seen = total_steps >= steps_per_epoch
+    if isinstance(rows, TaughtRows) or teaching.looks_inside or not (settings.alpha and seen):
+        return rows
+    start = time.monotonic()
+    answers = [predict_rows(predictor(teacher), rows) for teacher in teaching.teachers]
+    targets = np.asarray(soft_targets(answers, settings.temperature))
+    logger.info("the teachers' answers to all rows took %s", _clock(time.monotonic() - start))
+    return TaughtRows(rows.token_ids, rows.segment_ids, rows.lengths, rows.labels, targets)
+
+
+def _learn_layers(
+    model: TextClassifier,
+    train_rows: batching.Rows,
+    recipe: Recipe,
+    teaching: Teaching,
+    state_dir: str,
+    report: Callable[[int, Mapping[str, float]], None],
+) -> None:
+    """Takes the epochs in which a student learns from its teacher's layers alone.
+
+    Its last weights are kept. Head and pooler, of which no layer learns, keep theirs.
+    """
+    recipe = dataclasses.replace(recipe, epochs=teaching.settings.intermediate_epochs)
+    steps_per_epoch, total_steps = _steps(train_rows, recipe)
+    strategy = distribution.strategy_of(model, recipe)
+
+    def report_layers(step: int, measured: Mapping[str, float]) -> None:
+        report(step, {f"intermediate_{name}": measured[name] for name in ("loss", "learning_rate")})
+
+    weights = class_weights(recipe, train_rows.labels, model.num_labels)
+    with _frozen([*_frozen_by(model, recipe), *head_layers(model)]):
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            learner = Distilled(model, teaching, layers=True, answers=False)
+        take_step, state, progress = _begin(
+            learner,
+            train_rows,
+            recipe,
+            DistillationLoss(weights, label_weight=0.0),
+            total_steps,
+            os.path.join(state_dir, "intermediate"),
+            strategy,
+        )
+        while progress.epoch * steps_per_epoch < total_steps:
+            _train_epoch(take_step, train_rows, recipe, progress, total_steps, state, report_layers)
+            measured = {**_means(progress), "learning_rate": progress.learning_rates[-1]}
+            _next_epoch(progress)
+            state.save(progress)
+            report_layers(min(progress.epoch * steps_per_epoch, total_steps), measured)
+            logger.info(
+                "epoch %d/%d of the teacher's layers: loss %.4f",
+                progress.epoch,
+                recipe.epochs,
+                measured["loss"],
+            )
+        if strategy:
+            # As after a restart: the replicas' dropouts are parted again from equal seeds.
+            distribution.sum_over_workers(strategy, [0.0])
+            state.restore()
+
+
+def _begin(
+    learner: keras.Model,
+    rows: batching.Rows,
+    recipe: Recipe,
+    loss: CrossEntropy,
+    total_steps: int,
+    state_dir: str,
+    strategy: Any,
+) -> tuple[TrainStep, TrainingState, Progress]:
+    """Makes the step and goes on from the saved state, if there is one."""
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        optimizer = _optimizer(learner, recipe, total_steps)
+    take_step = train_step(
+        learner,
+        optimizer,
+        loss,
+        pieces=recipe.accumulation_steps,
+        gradient_checkpointing=recipe.gradient_checkpointing,
+        strategy=strategy,
+        has_soft_targets=isinstance(rows, TaughtRows),
+    )
+    state = TrainingState(learner, optimizer, state_dir, is_writer=distribution.is_chief(strategy))
+    progress = state.restore() or Progress()
+    if strategy:
+        _check_workers(strategy, progress, state_dir)
+        distribution.part_seeds(learner, strategy)
+    if progress.step_losses:
+        logger.info(
+            "going on from the saved state: epoch %d, step %d",
+            progress.epoch + 1,
+            progress.step_in_epoch,
+        )
+    return take_step, state, progress
 
 
 def evaluate(predict: Predict, rows: batching.Rows) -> dict[str, float]:
@@ -306,12 +422,17 @@ def _check_workers(strategy: Any, progress: Progress, state_dir: str) -> None:
         )
 
 
-@contextlib.contextmanager
-def _frozen(model: TextClassifier, recipe: Recipe) -> Iterator[None]:
-    """Makes the layers that the recipe freezes untrainable for a while."""
+def _frozen_by(model: TextClassifier, recipe: Recipe) -> list[keras.layers.Layer]:
+    """Returns the layers that the recipe freezes."""
     layers: list[keras.layers.Layer] = [*model.encoder.blocks[: recipe.freeze_layers]]
     if recipe.freeze_embeddings or recipe.freeze_layers:
         layers += optimization.embedding_layers(model)
+    return layers
+
+
+@contextlib.contextmanager
+def _frozen(layers: Sequence[keras.layers.Layer]) -> Iterator[None]:
+    """Makes layers untrainable for a while."""
     layers = [layer for layer in layers if layer.trainable]
     for layer in layers:
         layer.trainable = False
@@ -322,9 +443,14 @@ def _frozen(model: TextClassifier, recipe: Recipe) -> Iterator[None]:
             layer.trainable = True
 
 
-def _optimizer(
-    model: TextClassifier, recipe: Recipe, total_steps: int
-) -> keras.optimizers.Optimizer:
+def _steps(rows: batching.Rows, recipe: Recipe) -> tuple[int, int]:
+    """Returns the steps of an epoch and of the whole training."""
+    steps_per_epoch = -(-len(rows) // recipe.batch_size)
+    total_steps = recipe.epochs * steps_per_epoch
+    return steps_per_epoch, min(total_steps, recipe.max_steps or total_steps)
+
+
+def _optimizer(model: keras.Model, recipe: Recipe, total_steps: int) -> keras.optimizers.Optimizer:
     factors = None
     if recipe.layer_decay != 1.0:
         factors = optimization.layer_rate_factors(model, recipe.layer_decay)
@@ -372,9 +498,7 @@ def _end_epoch(
         **{f"eval_{name}": v for name, v in evaluation.items()},
     }
     progress.history.append(measured)
-    progress.epoch += 1
-    progress.step_in_epoch = progress.rows = progress.correct = 0
-    progress.loss_sum = 0.0
+    _next_epoch(progress)
     value, loss = evaluation[recipe.metric], evaluation["loss"]
     better = not progress.best_epoch or _rank(recipe, value, loss) > _rank(
         recipe, progress.best_value, progress.best_loss
@@ -400,6 +524,12 @@ def _end_epoch(
         logger.info(
             "stopping early: no better eval %s in %d epochs", recipe.metric, recipe.patience
         )
+
+
+def _next_epoch(progress: Progress) -> None:
+    progress.epoch += 1
+    progress.step_in_epoch = progress.rows = progress.correct = 0
+    progress.loss_sum = 0.0
 
 
 def _train_epoch(

@@ -9,8 +9,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from bert_tfx.modeling.classifier import TextClassifier
-
 # In the reference, LayerNorm's scale and shift and every bias keep their weights.
 _NO_WEIGHT_DECAY = ["bias", "beta", "gamma"]
 
@@ -135,7 +133,7 @@ def adamw(
     return optimizer
 
 
-def layer_rate_factors(model: TextClassifier, layer_decay: float) -> list[float]:
+def layer_rate_factors(model: keras.Model, layer_decay: float) -> list[float]:
     """Returns the factor of each trainable variable's rate under layer-wise decay.
 
     With L blocks: 1 for the head and BERT's pooler, `layer_decay ** (L - i)` for block i (the
@@ -145,7 +143,8 @@ def layer_rate_factors(model: TextClassifier, layer_decay: float) -> list[float]
     `model/optimization.py`, leaves one more power between the head and the topmost block.
 
     Args:
-        model: Its `trainable_variables` give the order.
+        model: A classifier, or one that learns from teachers; its `trainable_variables` give the
+            order.
         layer_decay: The factor from a layer to the one below it.
     """
     blocks = model.encoder.blocks
@@ -155,7 +154,7 @@ def layer_rate_factors(model: TextClassifier, layer_decay: float) -> list[float]
     return [layer_decay ** powers.get(id(v), 0) for v in model.trainable_variables]
 
 
-def embedding_layers(model: TextClassifier) -> list[keras.layers.Layer]:
+def embedding_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """Returns the encoder's layers below its blocks: the embeddings and what is done to them."""
     names = (
         "token_embedding",

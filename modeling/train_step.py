@@ -15,14 +15,19 @@ from keras import ops
 
 from bert_tfx.modeling.albert import AlbertEncoder
 from bert_tfx.modeling.bert import BertEncoder
-from bert_tfx.modeling.classifier import TextClassifier
 from bert_tfx.modeling.distil_bert import DistilBertEncoder
 from bert_tfx.modeling.distribution import SEED_STATE
 from bert_tfx.modeling.transformer import TransformerBlock
 
 Encoder: TypeAlias = BertEncoder | AlbertEncoder | DistilBertEncoder
 Batch: TypeAlias = Mapping[str, np.ndarray]
-"""`token_ids`, `segment_ids`, `padding_mask`: int32 `[B, T]`."""
+"""`token_ids`, `segment_ids`, `padding_mask`: int32 `[B, T]`; where a student learns from answers
+that are known beforehand, `soft_targets`: float32 `[B, C]`."""
+
+LOGITS = "logits"
+DISTANCE = "distance"
+"""What a model that learns from teachers returns (`bert_tfx.modeling.distillation.Distilled`)."""
+SOFT_TARGETS = "soft_targets"
 
 
 class Step(NamedTuple):
@@ -109,18 +114,20 @@ def predictor(model: keras.Model) -> Predict:
 
 
 def train_step(
-    model: TextClassifier,
+    model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
     loss: CrossEntropy | None = None,
     *,
     pieces: int = 1,
     gradient_checkpointing: bool = False,
     strategy: Any = None,
+    has_soft_targets: bool = False,
 ) -> TrainStep:
     """Makes the function that learns from a batch.
 
     Args:
-        model: Its trainable variables learn.
+        model: A `TextClassifier`, or a `Distilled` one with its `DistillationLoss`. Its trainable
+            variables learn.
         optimizer: Built for them.
         loss: What to learn by; None is the plain cross-entropy.
         pieces: Parts in which a replica works its rows, one after another; they differ by at most
@@ -129,6 +136,7 @@ def train_step(
             compute what is inside of them again.
         strategy: The `tf.distribute.Strategy` that model and optimizer were made for, if any. Each
             worker is to be given the same batches, and works its rows of them.
+        has_soft_targets: Whether the batches hold these.
     """
     loss = loss or CrossEntropy()
     if keras.backend.backend() != "tensorflow":
@@ -144,12 +152,16 @@ def train_step(
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
             with recomputed(model.encoder) if recomputing else contextlib.nullcontext():
-                logits = model(batch, training=True)
-            share = tf.reduce_sum(loss.call(labels, logits)) / total_weight
+                outputs = model(batch, training=True)
+            share = tf.reduce_sum(loss.call(labels, outputs)) / total_weight
             scaled = optimizer.scale_loss(share)
         # An embedding's gradient comes as slices, some of the same row: dense, or its norm and
         # with it the clipping would be wrong.
-        gradients = [tf.convert_to_tensor(g) for g in tape.gradient(scaled, variables)]
+        # What lies above the layers that a student learns from alone has none: zeros.
+        zero = tf.UnconnectedGradients.ZERO
+        slices = tape.gradient(scaled, variables, unconnected_gradients=zero)
+        gradients = [tf.convert_to_tensor(g) for g in slices]
+        logits = outputs[LOGITS] if isinstance(outputs, dict) else outputs
         predicted = tf.argmax(logits, axis=1, output_type=labels.dtype)
         # A float, as `all_reduce` takes tensors of one dtype only.
         correct = tf.reduce_sum(tf.cast(predicted == labels, tf.float32))
@@ -189,10 +201,14 @@ def train_step(
         optimizer.apply(gradients, model.trainable_variables)
         return share, correct
 
+    signature = _tensorflow_signature()
+    if has_soft_targets:
+        signature[0][SOFT_TARGETS] = tf.TensorSpec([None, None], tf.float32)
+
     # Keras would trace its own step for the first width it meets, then again for all others: twice
     # the wait, and results that depend on which batch came first after a restart. No XLA: on a CPU
     # it takes a minute or more to compile each width and gains little.
-    @tf.function(input_signature=_tensorflow_signature(), autograph=False)
+    @tf.function(input_signature=signature, autograph=False)
     def traced_step(batch: Batch, labels: Any) -> tuple[Any, Any, Any]:
         rate = tf.identity(optimizer.learning_rate)
         if strategy is None:

@@ -1,6 +1,7 @@
 """One training, from rows to a model on disk: what pipeline and command line share."""
 
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -18,9 +19,11 @@ from bert_tfx.modeling.bert import BERT_SIZES
 from bert_tfx.modeling.checkpoints import ENCODERS, architecture_of, load_classifier
 from bert_tfx.modeling.classifier import TextClassifier
 from bert_tfx.modeling.distil_bert import DISTIL_BERT_SIZES
+from bert_tfx.modeling.distillation import Teaching, load_teacher, student_from_teacher
 from bert_tfx.modeling.export import about_exported, load_exported_classifier, shapes_of
 from bert_tfx.modeling.fine_tuning import SeedsResult, fine_tune_seeds
-from bert_tfx.modeling.recipes import Recipe
+from bert_tfx.modeling.recipes import Distillation, Recipe
+from bert_tfx.modeling.teacher_files import find_teacher
 from bert_tfx.modeling.trained_model import TrainedModel
 from bert_tfx.modeling.vocab_file import read_vocabulary
 from bert_tfx.schema.errors import InputError
@@ -44,7 +47,8 @@ class TrainingRun:
     Attributes:
         task: What the rows mean.
         recipe: The hyper-parameters.
-        model: Of new weights: `bert`, `distilbert` or `albert`.
+        model: Of new weights, or of a student that starts from its teacher's: `bert`, `distilbert`
+            or `albert`. None is the teacher's, or `bert`.
         size: Of new weights, a name of `BERT_SIZES`.
         pretrained: The checkpoint to start from instead, or None.
         vocab_file: The vocabulary.
@@ -52,23 +56,38 @@ class TrainingRun:
         eval_fraction: Share of the rows that is held out, where there is no eval file.
         base_model: The exported model whose weights to go on from, or None. One of another shape
             or vocabulary is not taken.
+        teachers: Trained or exported models to learn from, as `find_teacher` takes them.
+        distillation: How to learn from them; None where there are none.
     """
 
     task: Task
     recipe: Recipe
-    model: str
+    model: str | None
     size: str
     pretrained: str | None
     vocab_file: str
     lowercase: bool
     eval_fraction: float
     base_model: str | None = None
+    teachers: tuple[str, ...] = ()
+    distillation: Distillation | None = None
+
+    @functools.cached_property
+    def teaching(self) -> Teaching | None:
+        """The teachers, read once (raises InputError where one does not fit)."""
+        if self.distillation is None:
+            return None
+        found = [find_teacher(path) for path in self.teachers]
+        for files in found:
+            files.check(self.task, self.vocab_file, lowercase=self.lowercase)
+        with distribution.scope(self.recipe):
+            return Teaching(self.distillation, tuple(load_teacher(files) for files in found))
 
     def make_classifier(self) -> TextClassifier:
         """Makes the classifier that is to be trained.
 
-        Its weights are those of `base_model`, if that fits; else those of the checkpoint, or new
-        ones.
+        Its weights are those of `base_model`, if that fits; else those of the teacher's layers or
+        of the checkpoint, or new ones.
 
         Raises:
             InputError: If the checkpoint cannot be loaded, or does not fit the vocabulary or the
@@ -105,12 +124,22 @@ class TrainingRun:
             dropouts = {"hidden_dropout": recipe.dropout, "attention_dropout": recipe.dropout}
         vocab_size = len(read_vocabulary(self.vocab_file))
         with distribution.scope(recipe):
+            if self.teaching is not None and self.teaching.settings.student_layers:
+                return student_from_teacher(
+                    self.teaching.teachers[0],
+                    self.teaching.settings,
+                    architecture=self.model,
+                    head_dropout=recipe.dropout,
+                    dtype=recipe.precision,
+                    **dropouts,
+                )
             if self.pretrained is None:
-                encoder = ENCODERS[self.model](
+                model = self.model or "bert"
+                encoder = ENCODERS[model](
                     vocab_size=vocab_size,
                     max_length=recipe.max_length,
                     dtype=recipe.precision,
-                    **_SIZES[self.model][self.size],
+                    **_SIZES[model][self.size],
                     **dropouts,
                 )
                 return TextClassifier(encoder, num_labels, recipe.dropout)
@@ -154,11 +183,16 @@ class TrainingRun:
             f"{len(eval_rows):,}",
         )
 
+        # Read before a seed is set, as reading may draw numbers.
+        teaching = self.teaching
+
         def make_model(seed: int) -> TextClassifier:
             classifier = self.make_classifier()
             if seed == self.recipe.seed:
                 name = architecture_of(classifier.encoder)
                 origin = f"from {self.pretrained}" if self.pretrained else f"of size {self.size}"
+                if teaching is not None:
+                    origin = self._of_student(classifier, teaching, origin)
                 cold = self.why_cold(classifier)
                 if cold is None:
                     origin = "from the last good model"
@@ -185,6 +219,7 @@ class TrainingRun:
             self.recipe,
             state_dir=state_dir,
             on_metrics=write_summary,
+            teaching=teaching,
         )
         for writer in writers.values():
             writer.close()
@@ -205,6 +240,22 @@ class TrainingRun:
             trained.save(model_dir)
         return trained
 
+    def _of_student(self, student: TextClassifier, teaching: Teaching, origin: str) -> str:
+        """Says where a student's weights come from; warns where it is larger than a teacher."""
+        for path, teacher in zip(self.teachers, teaching.teachers, strict=True):
+            if student.count_params() > teacher.count_params():
+                logger.warning(
+                    "the student has %s parameters, more than its teacher %s, which has %s",
+                    f"{student.count_params():,}",
+                    path,
+                    f"{teacher.count_params():,}",
+                )
+        if teaching.settings.student_layers is None:
+            return origin
+        teacher = teaching.teachers[0].encoder
+        layers = teaching.settings.teacher_layers(student.encoder.num_layers, teacher.num_layers)
+        return f"from layers {', '.join(map(str, layers))} of {self.teachers[0]}"
+
     def _plain(self, classifier: TextClassifier) -> TextClassifier:
         """Returns a float32 classifier of this process alone, as it is evaluated and served."""
         if self.recipe.precision == "float32" and self.recipe.distribution == "none":
@@ -219,14 +270,22 @@ class TrainingRun:
             ours.assign(keras.ops.convert_to_numpy(theirs))
         return plain
 
+    @property
+    def _has_size(self) -> bool:
+        """Whether the weights were new ones, of a named size."""
+        copied = self.distillation is not None and self.distillation.student_layers is not None
+        return not (self.pretrained or copied)
+
     def _about(self, result: SeedsResult) -> dict[str, Any]:
         best = result.progress[result.best_seed]
         return {
             "model": architecture_of(result.model.encoder),
-            "size": None if self.pretrained else self.size,
+            "size": self.size if self._has_size else None,
             "pretrained": self.pretrained,
             "warm_start": self.base_model
             and {"model": self.base_model, "why_not": self.why_cold(result.model)},
+            "distillation": self.distillation
+            and {"teachers": self.teachers, **dataclasses.asdict(self.distillation)},
             "recipe": dataclasses.asdict(self.recipe),
             "seed": result.best_seed,
             "epoch": best.best_epoch,

@@ -169,13 +169,25 @@ class SelfAttention(keras.layers.Layer):
             float32 [B, H, T, T], before dropout; the last axis (the tokens looked at) sums to 1
             and is 0 where these are padding.
         """
+        scores = self.scores(hidden, padding_mask)
+        padding = 1.0 - ops.cast(padding_mask, "float32")
+        return ops.softmax(scores + _PADDING_SCORE * padding[:, None, None, :], axis=-1)
+
+    def scores(self, hidden: Tensor, padding_mask: Tensor) -> Tensor:
+        """Returns Q K^T / sqrt(D), what the softmax is taken of.
+
+        Args:
+            hidden: float [B*T, hidden_dim].
+            padding_mask: int or bool [B, T]; only its shape counts here.
+
+        Returns:
+            float32 [B, H, T, T]; where either token is padding, numbers without a meaning.
+        """
         query = self._split_heads(self.query_dense(hidden), padding_mask)  # [B, T, H, D]
         key = self._split_heads(self.key_dense(hidden), padding_mask)  # [B, T, H, D]
         query = query * (self.hidden_dim // self.num_heads) ** -0.5
         # In float32 also under mixed precision: for the mask's range and the sum in softmax.
-        scores = ops.cast(ops.einsum("bthd,bshd->bhts", query, key), "float32")
-        padding = 1.0 - ops.cast(padding_mask, "float32")
-        return ops.softmax(scores + _PADDING_SCORE * padding[:, None, None, :], axis=-1)
+        return ops.cast(ops.einsum("bthd,bshd->bhts", query, key), "float32")
 
     def _split_heads(self, rows: Tensor, padding_mask: Tensor) -> Tensor:
         """[B*T, hidden_dim] -> [B, T, H, D]."""

@@ -1,11 +1,12 @@
 """The options that commands share, and what they mean together."""
 
 import argparse
+import dataclasses
 import os
 import pathlib
 from typing import Any
 
-from bert_tfx.modeling.recipes import DISTRIBUTIONS, METRICS, PRECISIONS, RECIPES
+from bert_tfx.modeling.recipes import DISTRIBUTIONS, METRICS, PRECISIONS, RECIPES, Distillation
 from bert_tfx.pipeline.beam_engine import BEAM_RUNNERS
 from bert_tfx.pipeline.config import MODELS, OPTIONS, SIZES, load_options
 from bert_tfx.schema.errors import InputError
@@ -180,6 +181,53 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         const="mixed_float16",
         help="the same as --precision mixed_float16",
     )
+
+
+def add_distillation(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of a student that learns from larger models."""
+    group = parser.add_argument_group("learning from larger models (distillation)")
+    group.add_argument(
+        "--teacher",
+        action="append",
+        dest="teachers",
+        metavar="DIR",
+        help="trained or exported model of the same labels and vocabulary to learn from; given "
+        "several times, the mean of their answers is learned, and from the first what lies inside",
+    )
+    for name, kind, metavar, text in (
+        ("temperature", float, "T", "how soft the teacher's answers are made (default: 2)"),
+        ("alpha", float, "X", "share of these; the labels have the rest (default: 0.5)"),
+        ("student-layers", int, "N", "the student starts as a copy of N layers of the teacher"),
+        (
+            "layer-map",
+            str,
+            "MAP",
+            "a teacher layer for each of the student's: uniform (default), last, or numbers from "
+            "1 on, such as 3,6,9,12",
+        ),
+        ("cosine-weight", float, "X", "of the angle between the last hidden states (default: 0)"),
+        ("embedding-weight", float, "X", "of the distance between the embeddings (default: 0)"),
+        ("hidden-weight", float, "X", "of that between the layers' hidden states (default: 0)"),
+        ("attention-weight", float, "X", "of that between their attention scores (default: 0)"),
+        ("intermediate-epochs", int, "N", "epochs before the others for these three (default: 0)"),
+    ):
+        group.add_argument(f"--{name}", type=kind, metavar=metavar, help=text)
+
+
+def distillation(arguments: argparse.Namespace) -> Distillation | None:
+    """Returns how to learn from the teachers that were named, or None.
+
+    Raises:
+        InputError: If a value is out of range, or there is no teacher.
+    """
+    names = [field.name for field in dataclasses.fields(Distillation)]
+    given = {n: getattr(arguments, n) for n in names if getattr(arguments, n) is not None}
+    if arguments.teachers:
+        return Distillation(**given)
+    if given:
+        flag = next(iter(given)).replace("_", "-")
+        raise InputError(f"--{flag}: there is no --teacher to learn from")
+    return None
 
 
 def add_numbers(group: argparse._ArgumentGroup, options: tuple[tuple[str, str, str], ...]) -> None:

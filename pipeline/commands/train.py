@@ -9,9 +9,12 @@ import logging
 import os
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bert_tfx.modeling.checkpoint_files import MODEL_FILE, find_checkpoint
-from bert_tfx.modeling.recipes import Recipe
+from bert_tfx.modeling.recipes import Distillation, Recipe
+from bert_tfx.modeling.teacher_files import TeacherFiles, find_teacher
 from bert_tfx.pipeline.commands import options
 from bert_tfx.pipeline.config import Config, make_config
 from bert_tfx.pipeline.console import Console, logged, quieten
@@ -50,6 +53,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     options.add_own_task(parser)
     options.add_model(parser)
+    options.add_distillation(parser)
     options.add_recipe(parser)
     parser.add_argument(
         "--use-token-type",
@@ -60,7 +64,20 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains; returns the exit code."""
-    config = make_config(options.collect(arguments))
+    distillation = options.distillation(arguments)
+    teachers = [find_teacher(path) for path in arguments.teachers or ()]
+    given = options.collect(arguments)
+    copies = distillation is not None and distillation.student_layers is not None
+    for name in ("size", "pretrained"):
+        if copies and name in given:
+            raise InputError(
+                f"--student-layers and --{name}: the student starts as a copy of its teacher's "
+                "layers; give one or the other"
+            )
+    config = make_config({**_of_teacher(teachers, given), **given})
+    for files in teachers:
+        vocab_file = config.vocab_file or files.vocab_file
+        files.check(config.task, vocab_file, lowercase=config.lowercase)
     layout = config.layout
     if os.path.exists(os.path.join(config.output_dir, MODEL_FILE)):
         raise InputError(
@@ -114,21 +131,24 @@ def run(arguments: argparse.Namespace) -> int:
                 max_rejects=config.max_rejects,
             )
             rows[split] = rows_of_texts(transform, read.texts, read.labels or [])
+        key = _state_key(config, vocab_file, distillation, teachers, given.get("model"))
         trained = TrainingRun(
             task=config.task,
             recipe=config.recipe,
-            model=config.model,
+            model=given.get("model") if copies else config.model,
             size=config.size,
             pretrained=config.pretrained,
             vocab_file=vocab_file,
             lowercase=config.lowercase,
             eval_fraction=config.eval_fraction,
+            teachers=tuple(files.path for files in teachers),
+            distillation=distillation,
         ).train(
             rows[TRAIN],
             rows[EVAL],
             model_dir=config.output_dir,
             log_dir=log_dir,
-            state_dir=os.path.join(config.state_dir, _state_key(config, vocab_file)),
+            state_dir=os.path.join(config.state_dir, key),
         )
         if is_chief:
             shutil.rmtree(config.state_dir, ignore_errors=True)
@@ -139,6 +159,13 @@ def run(arguments: argparse.Namespace) -> int:
     )
     print(f"model: {config.output_dir}")
     return 0
+
+
+def _of_teacher(teachers: Sequence[TeacherFiles], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options that a student has from its teacher, where no checkpoint says them."""
+    if not teachers or "pretrained" in given:
+        return {}
+    return {"vocab": teachers[0].vocab_file, "lowercase": teachers[0].lowercase}
 
 
 def _is_chief(recipe: Recipe) -> bool:
@@ -153,7 +180,13 @@ def _is_chief(recipe: Recipe) -> bool:
         return True
 
 
-def _state_key(config: Config, vocab_file: str) -> str:
+def _state_key(
+    config: Config,
+    vocab_file: str,
+    distillation: Distillation | None,
+    teachers: Sequence[TeacherFiles],
+    model: str | None,
+) -> str:
     """Names a training by all that its result depends on."""
     paths = [
         path
@@ -163,10 +196,13 @@ def _state_key(config: Config, vocab_file: str) -> str:
     ]
     if config.pretrained:
         paths += find_checkpoint(config.pretrained).files
-    parts = [
+    parts: list[Any] = [
         config.task.to_json(),
         dataclasses.asdict(config.recipe),
         [config.model, config.size, config.lowercase, config.eval_fraction, config.max_rejects],
         file_fingerprint(vocab_file, *paths),
     ]
+    if distillation is not None:
+        files = [path for teacher in teachers for path in teacher.files]
+        parts += [dataclasses.asdict(distillation), file_fingerprint(*files), model]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -37,6 +37,8 @@ recipe = Recipe(
     max_length=12, batch_size=4, epochs=2, learning_rate=1e-2, seed=3, distribution=kind, **options
 )
 
+teaching = None
+
 def make_model(seed):
     encoder = BertEncoder(
         vocab_size=20, hidden_dim=16, num_layers=1, num_heads=2, intermediate_dim=32,
@@ -57,7 +59,7 @@ def train(folder):
     reports = []
     result = fine_tuning.fine_tune_seeds(
         make_model, make_rows(61, 0), make_rows(20, 1), recipe, state_dir=folder,
-        on_metrics=lambda seed, step, metrics: reports.append(step),
+        on_metrics=lambda seed, step, metrics: reports.append(step), teaching=teaching,
     )
     return result, reports
 
@@ -76,6 +78,18 @@ print(json.dumps({
     "chief": distribution.is_chief(strategy),
     "sum": float(sum(np.abs(w).sum() for w in weights(result.model))),
 }))
+"""
+
+# Of the stages the first asks the teacher in each step; the second has its answers beforehand.
+TAUGHT = """
+from bert_tfx.modeling.distillation import Teaching
+from bert_tfx.modeling.recipes import Distillation
+
+fine_tuning.keras.utils.set_random_seed(0)
+with distribution.scope(recipe):
+    teachers = (make_model(0),)
+settings = Distillation(embedding_weight=1.0, hidden_weight=1.0, intermediate_epochs=1)
+teaching = Teaching(settings, teachers)
 """
 
 STOP_FIRST = """
@@ -127,7 +141,7 @@ saves = []
 def save_and_die(self, progress):
     save(self, progress)
     saves.append(1)
-    if len(saves) == 7:
+    if len(saves) == (25 if teaching else 7):
         raise Killed
 
 training_state._SECONDS_BETWEEN_SAVES = training_state._SAVE_COST_FACTOR = 0.0
@@ -223,6 +237,21 @@ def test_two_devices_take_the_steps_of_one(alone, tmp_path):
     (result,) = results(start(REPORT, "mirrored", tmp_path, replicas=2))
     assert np.allclose(result["losses"], alone["losses"], rtol=0, atol=2e-6)
     assert result["chief"]
+
+
+def test_two_devices_take_the_steps_of_one_student(tmp_path):
+    alone, both = results(
+        start(TAUGHT + REPORT, "none", tmp_path / "alone"),
+        start(TAUGHT + REPORT, "mirrored", tmp_path / "both", replicas=2),
+    )
+    assert len(both["losses"]) == 32
+    assert np.allclose(both["losses"], alone["losses"], rtol=0, atol=1e-5)
+
+
+def test_two_devices_go_on_as_students(tmp_path):
+    """Killed in the second stage: the first one has 17 saves."""
+    (result,) = results(start(TAUGHT + RESUME, "mirrored", tmp_path, replicas=2, dropout=0.1))
+    assert result["equal"] and result["same_losses"]
 
 
 def test_two_devices_go_on_as_if_never_stopped(tmp_path):

@@ -17,7 +17,7 @@ from bert_tfx.modeling.batching import Rows
 from bert_tfx.modeling.bert import BertEncoder
 from bert_tfx.modeling.checkpoints import save_hugging_face
 from bert_tfx.modeling.distil_bert import DistilBertEncoder
-from bert_tfx.modeling.recipes import Recipe
+from bert_tfx.modeling.recipes import Distillation, Recipe
 from bert_tfx.modeling.trained_model import load_trained_model
 from bert_tfx.modeling.training_run import TrainingRun
 from bert_tfx.schema.errors import InputError
@@ -365,3 +365,93 @@ def test_a_model_of_another_vocabulary_is_not_gone_on_from(make_run, base, tmp_p
     assert run.why_cold(run.make_classifier()) == "it has another vocabulary"
     cased = dataclasses.replace(make_run(base_model=base), lowercase=False)
     assert cased.why_cold(cased.make_classifier()) == "it is uncased"
+
+
+# Teachers.
+
+
+@pytest.fixture
+def taught(make_run, first):
+    """Makes a run that learns from the trained model, in the way of one of two layers."""
+
+    def taught(model=None, *, teachers=("model",), settings=None, **recipe):
+        return dataclasses.replace(
+            make_run(model, **recipe),
+            teachers=tuple(str(first[0] / name) for name in teachers),
+            distillation=Distillation(**{"student_layers": 1, **(settings or {})}),
+        )
+
+    return taught
+
+
+def test_a_student_starts_from_its_teachers_layers(taught, first, caplog):
+    classifier = taught(dropout=0.3, settings={"layer_map": "1"}).make_classifier()
+    teacher = first[1].classifier
+    assert classifier.encoder.num_layers == 1
+    assert classifier.encoder.hidden_dropout == classifier.dropout_rate == 0.3
+    ours, theirs = (model.encoder.blocks[0].get_weights() for model in (classifier, teacher))
+    assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_student_is_trained_and_described(taught, first, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        trained = train(taught(), tmp_path)
+    folder = first[0] / "model"
+    assert f"bert from layers 2 of {folder}, " in caplog.text
+    about = load_trained_model(str(tmp_path / "model")).training
+    assert about["distillation"] == {
+        "teachers": [str(folder)],
+        **dataclasses.asdict(Distillation(student_layers=1)),
+    }
+    assert (about["model"], about["size"], about["pretrained"]) == ("bert", None, None)
+    np.testing.assert_array_equal(
+        logits(load_trained_model(str(tmp_path / "model"))), logits(trained)
+    )
+    assert first[1].training["distillation"] is None
+
+
+@pytest.mark.parametrize("model", ["bert", "distilbert"])
+def test_a_student_of_new_weights_learns_from_several(taught, base, model, tmp_path):
+    run = taught(model, settings={"student_layers": None}, epochs=1)
+    run = dataclasses.replace(run, teachers=(*run.teachers, str(base)))
+    trained = train(run, tmp_path)
+    assert trained.training["size"] == "toy"
+    assert [teacher.num_labels for teacher in run.teaching.teachers] == [2, 2]
+    for ours, theirs in zip(*(t.get_weights() for t in run.teaching.teachers), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_student_out_of_another_architecture(taught, caplog):
+    with caplog.at_level("INFO"):
+        classifier = taught("distilbert").make_classifier()
+    assert type(classifier.encoder) is DistilBertEncoder
+    assert "the head is new: a DistilBERT's reads something else than a BERT's" in caplog.text
+    with pytest.raises(InputError, match="cannot be copied into albert"):
+        taught("albert").make_classifier()
+
+
+def test_a_student_larger_than_its_teacher_is_warned_of(taught, tmp_path, caplog, monkeypatch):
+    wide = {"bert": {"toy": {**SIZE, "hidden_dim": 32}}}
+    monkeypatch.setattr(training_run, "_SIZES", wide)
+    run = taught("bert", settings={"student_layers": None}, epochs=1)
+    with caplog.at_level("WARNING"):
+        train(run, tmp_path)
+    assert "more than its teacher" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lowercase": False}, "is uncased and the student cased"),
+        ({"task": TASKS["lcqmc"]}, "reads single texts, and lcqmc has pairs"),
+        ({"recipe": dataclasses.replace(RECIPE, max_length=9)}, "positions for 8 tokens"),
+        ({"distillation": Distillation(student_layers=3, layer_map="last")}, "layer_map=last"),
+        ({"teachers": ("nowhere",)}, "nowhere: no such folder"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_told_before(taught, tmp_path, change, message):
+    run = dataclasses.replace(taught(), **change)
+    with pytest.raises(InputError, match=message):
+        train(run, tmp_path)
+    assert not (tmp_path / "model").exists()
+    assert not [*tmp_path.rglob("*.npz")]

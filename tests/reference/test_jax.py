@@ -22,6 +22,9 @@ from bert_tfx.modeling.checkpoints import (
     save_hugging_face,
 )
 from bert_tfx.modeling.classifier import TextClassifier
+from bert_tfx.modeling.distillation import DistillationLoss, Distilled, Teaching
+from bert_tfx.modeling.recipes import Distillation
+from bert_tfx.modeling.train_step import train_step
 
 # Keras 3.12 saves and returns weights in a way that NumPy 2 still understands.
 pytestmark = pytest.mark.filterwarnings(
@@ -113,6 +116,26 @@ def test_learns(architecture):
     logits = classifier.predict_on_batch(inputs)
     assert logits.shape == (3, 3)
     assert metrics.evaluation_metrics(labels, logits)["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize("architecture", ENCODERS)
+def test_learns_from_teachers(architecture):
+    """Answers and layers together, in Keras' own step; the teachers stay as they were."""
+    student = make_classifier(architecture, hidden_dropout=0.0, attention_dropout=0.0)
+    teachers = make_classifier("bert", hidden_dim=24), make_classifier("albert", num_layers=3)
+    before = [teacher.get_weights() for teacher in teachers]
+    settings = Distillation(embedding_weight=1.0, hidden_weight=1.0, attention_weight=0.1)
+    model = Distilled(student, Teaching(settings, teachers), layers=True, answers=True)
+    inputs, labels = make_inputs(), np.array([0, 2, 1])
+    loss = DistillationLoss(label_weight=0.5)
+    expected = float(loss(labels, model(inputs)))
+    step = train_step(model, keras.optimizers.SGD(0.02), loss)
+    taken = [step(inputs, labels).loss for _ in range(10)]
+    assert taken[0] == pytest.approx(expected, rel=1e-4)
+    assert taken[-1] < 0.9 * taken[0]
+    for teacher, weights in zip(teachers, before, strict=True):
+        for now, then in zip(teacher.get_weights(), weights, strict=True):
+            np.testing.assert_array_equal(now, then)
 
 
 @pytest.mark.parametrize("architecture", ENCODERS)

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from bert_tfx.modeling import training_run
+from bert_tfx.modeling.teacher_files import find_teacher
 from bert_tfx.modeling.trained_model import load_trained_model
 from bert_tfx.pipeline import cli
 from bert_tfx.pipeline.commands import options, train
@@ -140,6 +141,24 @@ def test_crash_is_gone_on_from(bert_tfx, place, monkeypatch):
     assert not (place / "model" / "training_state").exists()
 
 
+STUDENT = (
+    "train --task sst2 --data glue --save_dir student --teacher toy --student_layers 1 "
+    "--temperature 3 --alpha 0.8 --max_seq_len 16 --batch_size 8 --epochs 1 --max-steps 2"
+)
+
+
+def test_student_learns_from_a_teacher(bert_tfx, place):
+    """Vocabulary, casing and architecture are the teacher's."""
+    done = bert_tfx(*STUDENT.split()).check(0)
+    assert f"bert from layers 2 of {place}/toy, " in done.stdout
+    student = load_trained_model(str(place / "student"))
+    assert student.classifier.encoder.num_layers == 1
+    about = student.training["distillation"]
+    assert (about["teachers"], about["temperature"], about["alpha"]) == ([f"{place}/toy"], 3.0, 0.8)
+    told = bert_tfx("test", "--save_dir", "student", "--data", "glue").check(0)
+    assert "sst2, eval: " in told.stdout
+
+
 # Mistakes.
 
 
@@ -181,12 +200,36 @@ def test_crash_is_gone_on_from(bert_tfx, place, monkeypatch):
         ("--task sst2 --data glue --save_dir x --metric f2", "--metric: invalid choice: 'f2'"),
         ("--task sst2 --data glue --save_dir x --max_rejects -1", "must not be negative"),
         ("--task sst2 --data glue --save_dir x --eval_fraction 1", "must be in (0, 1)"),
+        ("--task sst2 --data glue --save_dir x --alpha 1", "--alpha: there is no --teacher to"),
+        ("--task sst2 --data glue --save_dir x --teacher none", "{}/none: no such folder; --teach"),
+        ("--task sst2 --data glue --save_dir x --teacher glue", "{}/glue: there is no classifier."),
+        (
+            "--task sst2 --data glue --save_dir x --teacher toy --alpha 2",
+            "alpha must be in [0, 1]. Received: 2.0",
+        ),
+        (
+            "--task sst2 --data glue --save_dir x --teacher toy --layer-map 3,1",
+            'layer_map must be "uniform", "last" or layer numbers',
+        ),
+        (
+            "--task sst2 --data glue --save_dir x --teacher toy --student-layers 1 --size tiny",
+            "--student-layers and --size: the student starts as a copy",
+        ),
+        (
+            "--task sst2 --data glue --save_dir x --teacher toy --no-lowercase",
+            "{}/toy: this teacher is uncased and the student cased",
+        ),
+        (
+            "--task sst2 --data glue --save_dir x --teacher toy --vocab words",
+            "{}/toy: this teacher has another vocabulary than {}/words",
+        ),
     ],
 )
 def test_mistake_is_told_before_a_framework_loads(command, place, monkeypatch, arguments, message):
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     (place / "file").touch()
     (place / "empty.zip").touch()
+    (place / "words").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
     before = sorted(place.rglob("*"))
     done = command("train", *arguments.split())
     told, loaded = [], []
@@ -194,7 +237,7 @@ def test_mistake_is_told_before_a_framework_loads(command, place, monkeypatch, a
         (loaded if line.startswith("import time:") else told).append(line)
     assert done.returncode == 2, told
     assert done.stdout == ""
-    assert message.format(place) in "\n".join(told)
+    assert message.format(place, place) in "\n".join(told)
     assert "Traceback" not in done.stderr
     assert sorted(place.rglob("*")) == before
     assert not re.findall(FRAMEWORKS, "\n".join(loaded))
@@ -222,8 +265,13 @@ def test_second_training_is_kept_out_of_the_folder(bert_tfx, place):
 
 def state_key(*changes):
     argv = [*SST2.split(), *changes]
-    config = make_config(options.collect(cli._parser().parse_args(cli._hyphenated(argv))))
-    return train._state_key(config, config.vocab_file)
+    arguments = cli._parser().parse_args(cli._hyphenated(argv))
+    given = options.collect(arguments)
+    config = make_config(given)
+    teachers = [find_teacher(path) for path in arguments.teachers or ()]
+    return train._state_key(
+        config, config.vocab_file, options.distillation(arguments), teachers, given.get("model")
+    )
 
 
 def test_state_is_known_by_all_that_the_result_depends_on(place):
@@ -238,9 +286,12 @@ def test_state_is_known_by_all_that_the_result_depends_on(place):
             "--num_seeds 2",
             "--no-lowercase",
             "--max_rejects 1",
+            "--teacher toy",
+            "--teacher toy --teacher toy",
+            "--teacher toy --alpha 0.4",
         )
     ]
-    assert len({usual, *other}) == 7
+    assert len({usual, *other}) == 10
 
 
 def test_state_is_known_by_the_rows_and_the_checkpoint(place, glue_dir, toy_dir):
