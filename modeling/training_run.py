@@ -190,15 +190,19 @@ class TrainingRun:
             classifier = self.make_classifier()
             if seed == self.recipe.seed:
                 name = architecture_of(classifier.encoder)
-                origin = f"from {self.pretrained}" if self.pretrained else f"of size {self.size}"
+                origin = (
+                    f"{name} from {self.pretrained}"
+                    if self.pretrained
+                    else f"new {name} {self.size}"
+                )
                 if teaching is not None:
                     origin = self._of_student(classifier, teaching, origin)
                 cold = self.why_cold(classifier)
                 if cold is None:
-                    origin = "from the last good model"
+                    origin = f"{name} from the last good model"
                 elif self.base_model is not None:
                     logger.warning("training does not go on from the last good model: %s", cold)
-                logger.info("%s %s, %s parameters", name, origin, f"{classifier.count_params():,}")
+                logger.info("%s with %s parameters", origin, f"{classifier.count_params():,}")
             return classifier
 
         writers: dict[int, Any] = {}
@@ -254,7 +258,8 @@ class TrainingRun:
             return origin
         teacher = teaching.teachers[0].encoder
         layers = teaching.settings.teacher_layers(student.encoder.num_layers, teacher.num_layers)
-        return f"from layers {', '.join(map(str, layers))} of {self.teachers[0]}"
+        name = architecture_of(student.encoder)
+        return f"{name} from layers {', '.join(map(str, layers))} of {self.teachers[0]}"
 
     def _plain(self, classifier: TextClassifier) -> TextClassifier:
         """Returns a float32 classifier of this process alone, as it is evaluated and served."""

@@ -9,7 +9,7 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from bert_tfx.pipeline.config import Config
 from bert_tfx.pipeline.console import Console, logged
@@ -19,7 +19,9 @@ from bert_tfx.pipeline.node_launcher import NodeLauncher, NodeRun
 _ALONE = frozenset({"ServingGate"})
 
 
-def run(config: Config, run_id: str) -> list[NodeRun]:
+def run(
+    config: Config, run_id: str, *, before_node: Callable[[], None] = lambda: None
+) -> list[NodeRun]:
     """Runs the pipeline; finished components of earlier runs are not run again.
 
     The caller keeps other runs out of the output folder (`output_lock.exclusive`).
@@ -27,6 +29,7 @@ def run(config: Config, run_id: str) -> list[NodeRun]:
     Args:
         config: What to run.
         run_id: A name for the run.
+        before_node: Called before each node; what it raises ends the run.
 
     Returns:
         What each component did, in order.
@@ -38,8 +41,12 @@ def run(config: Config, run_id: str) -> list[NodeRun]:
     with logged(console):
         launcher = NodeLauncher(config, run_id)
         if config.parallel > 1:
-            return _side_by_side(launcher, console, config.parallel)
-        return [launch_node(launcher, name, console) for name in launcher.nodes]
+            return _side_by_side(launcher, console, config.parallel, before_node)
+        runs = []
+        for name in launcher.nodes:
+            before_node()
+            runs.append(launch_node(launcher, name, console))
+        return runs
 
 
 def launch_node(launcher: NodeLauncher, name: str, console: Console) -> NodeRun:
@@ -71,7 +78,9 @@ def launch_node(launcher: NodeLauncher, name: str, console: Console) -> NodeRun:
     return node
 
 
-def _side_by_side(launcher: NodeLauncher, console: Console, limit: int) -> list[NodeRun]:
+def _side_by_side(
+    launcher: NodeLauncher, console: Console, limit: int, before_node: Callable[[], None]
+) -> list[NodeRun]:
     """Launches the nodes in threads, so many at a time at most.
 
     Where one fails, those that are running come to their end, and no other begins.
@@ -90,6 +99,7 @@ def _side_by_side(launcher: NodeLauncher, console: Console, limit: int) -> list[
     done: dict[str, NodeRun] = {}
     failure: BaseException | None = None
     while waiting or running:
+        before_node()
         ready = [name for name, upstream in waiting.items() if done.keys() >= set(upstream)]
         for name in ready if failure is None else ():
             if len(running) < limit and _may_begin(name, running):

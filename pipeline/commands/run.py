@@ -218,8 +218,9 @@ def run(arguments: argparse.Namespace) -> int:
                 print(f"nothing has changed since run {last.text}")
                 return last.code
             print("\n".join(f"since run {last.run}: {change}" for change in changed))
-        with _terminable():
-            outcome, error = _run(config, found, verbose=arguments.verbose)
+        interrupt = _Interrupt()
+        with interrupt.listening():
+            outcome, error = _run(config, found, interrupt, verbose=arguments.verbose)
         # Not later: of nodes side by side some may still be at work where one was interrupted.
         with logged(Console(sys.stderr, indent=0)):
             config.hooks.tell(outcome.message())
@@ -228,8 +229,40 @@ def run(arguments: argparse.Namespace) -> int:
     return outcome.code
 
 
+class _Interrupt:
+    """Ctrl-C, and SIGTERM, which a scheduler sends: what was begun is put in order.
+
+    A library that is at work just then may swallow it; so it is raised again before the next node.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt where one was asked for."""
+        if self._asked:
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listens for the signals, for as long as the context lasts."""
+
+        def interrupt(*_: object) -> None:
+            self._asked = True
+            raise KeyboardInterrupt
+
+        before = {
+            number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
 def _run(
-    config: Config, found: Dependencies, *, verbose: bool
+    config: Config, found: Dependencies, interrupt: _Interrupt, *, verbose: bool
 ) -> tuple[Outcome, BaseException | None]:
     """Runs the pipeline and shows what it did.
 
@@ -259,7 +292,8 @@ def _run(
         from bert_tfx.pipeline.summary import summarize
 
         begun = True
-        summary = summarize(config, local_runner.run(config, outcome.run))
+        runs = local_runner.run(config, outcome.run, before_node=interrupt.check)
+        summary = summarize(config, runs)
         page = write_report(config.output_dir, run_id=outcome.run, config=config)
         print(summary.text)
         print(f"Report      {page}")
@@ -308,20 +342,6 @@ def _stopped(
     if page is not None and isinstance(error, InputError):
         error = type(error)(f"{error}\nReport: {page}").with_traceback(error.__traceback__)
     return error, dataclasses.replace(outcome, code=code, error=told, report=page)
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Takes SIGTERM, which a scheduler sends, for Ctrl-C: what was begun is put in order."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _now() -> str:

@@ -59,7 +59,7 @@ def test_rows_that_do_not_fit_stop_the_run_and_are_listed(own_rows, tmp_path):
 
 
 def test_rows_of_one_class_stop_the_run_before_training(own_rows):
-    result = own_rows(GOOD_ROW * 60).check(2)
+    result = own_rows(GOOD_ROW * 60).check(4)
     assert (
         "split 'train': of its 60 rows none has label 'bad' (there is 'good' 60)" in result.stderr
     )

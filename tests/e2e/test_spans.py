@@ -65,7 +65,7 @@ def test_each_run_reads_the_window(runs):
 def test_each_run_goes_on_from_the_last_good_model(runs, folder):
     first, *later = trainings(folder)
     assert first["warm_start"] is None
-    assert "new weights" in runs[0].stdout
+    assert "Started     with new weights of size tiny" in runs[0].stdout
     models = sorted(
         (folder / "output/artifacts/Trainer/model").iterdir(), key=lambda p: int(p.name)
     )

@@ -397,7 +397,7 @@ def test_a_student_is_trained_and_described(taught, first, tmp_path, caplog):
     with caplog.at_level("INFO"):
         trained = train(taught(), tmp_path)
     folder = first[0] / "model"
-    assert f"bert from layers 2 of {folder}, " in caplog.text
+    assert f"bert from layers 2 of {folder} with " in caplog.text
     about = load_trained_model(str(tmp_path / "model")).training
     assert about["distillation"] == {
         "teachers": [str(folder)],

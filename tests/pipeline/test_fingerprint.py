@@ -96,6 +96,7 @@ def test_imported_modules_are_found_through_every_way_to_import():
         "bert_tfx.modeling.vocab_file",
         "bert_tfx.schema.tasks",
         "bert_tfx.schema.errors",
+        "bert_tfx.schema.spans",
     } == found
 
 

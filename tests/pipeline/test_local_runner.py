@@ -1,5 +1,6 @@
 import io
 import threading
+import types
 
 import pytest
 
@@ -48,9 +49,9 @@ class Launcher:
         return NodeRun(name, len(self.begun), False, 0.1)
 
 
-def side_by_side(launcher, limit=2):
+def side_by_side(launcher, limit=2, before_node=lambda: None):
     stream = io.StringIO()
-    runs = local_runner._side_by_side(launcher, Console(stream), limit)
+    runs = local_runner._side_by_side(launcher, Console(stream), limit, before_node)
     return runs, stream.getvalue().splitlines()
 
 
@@ -99,3 +100,19 @@ def test_where_one_fails_the_others_end_and_none_begins():
 def test_memory_is_told_in_bytes():
     assert 2**20 < local_runner._available_memory() < 2**50
     assert 2**20 < local_runner._used_memory() < 2**40
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_what_is_raised_before_a_node_ends_the_run(monkeypatch, parallel):
+    launcher = Launcher()
+    monkeypatch.setattr(local_runner, "NodeLauncher", lambda config, run_id: launcher)
+    config = types.SimpleNamespace(parallel=parallel)
+
+    def swallowed():
+        """As an interrupt that a library has swallowed while Count was at work."""
+        if "Count" in launcher.begun:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        local_runner.run(config, "run", before_node=swallowed)
+    assert "Train" not in launcher.begun

@@ -69,7 +69,7 @@ def test_a_version(server, bert_tfx):
 def test_the_server_is_at_fault(server, bert_tfx):
     server.script = [server.abort(grpc.StatusCode.INTERNAL, "out of luck")]
     code, out, err = bert_tfx("--server", server.target, "good")
-    assert (code, out) == (4, "")
+    assert (code, out) == (5, "")
     assert err.startswith(f"bert-tfx: {server.target}, model 'model': the server failed (INTERNAL)")
 
 

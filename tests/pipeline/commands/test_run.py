@@ -3,12 +3,27 @@ import signal
 
 import pytest
 
-from bert_tfx.pipeline.commands.run import _terminable
+from bert_tfx.pipeline.commands.run import _Interrupt
 
 
-def test_sigterm_is_an_interrupt_for_as_long_as_a_run_goes_on():
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), _terminable():
-        os.kill(os.getpid(), signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_interrupt_for_as_long_as_a_run_goes_on(number):
+    before = signal.getsignal(number)
+    interrupt = _Interrupt()
+    interrupt.check()
+    with pytest.raises(KeyboardInterrupt), interrupt.listening():
+        os.kill(os.getpid(), number)
         signal.pause()
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
+
+
+def test_an_interrupt_that_was_swallowed_is_raised_again():
+    interrupt = _Interrupt()
+    with interrupt.listening():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            signal.pause()
+        except KeyboardInterrupt:
+            pass
+        with pytest.raises(KeyboardInterrupt):
+            interrupt.check()

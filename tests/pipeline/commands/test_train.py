@@ -37,7 +37,7 @@ def test_model_is_trained_and_can_be_read(bert_tfx, place, toy_dir):
         r"^sst2: eval accuracy (0\.\d{4}), loss (\d\.\d{4}) \(epoch 1\)$", done.stdout, re.MULTILINE
     ).groups()
     assert "300 rows to learn from" in done.stdout
-    assert f"bert from {place}/toy, " in done.stdout
+    assert f"bert from {place}/toy with " in done.stdout
     assert "held out" not in done.stdout
     assert "80 to choose the best epoch by" in done.stdout
     assert done.stdout.endswith(f"model: {place}/model\n")
@@ -150,7 +150,7 @@ STUDENT = (
 def test_student_learns_from_a_teacher(bert_tfx, place):
     """Vocabulary, casing and architecture are the teacher's."""
     done = bert_tfx(*STUDENT.split()).check(0)
-    assert f"bert from layers 2 of {place}/toy, " in done.stdout
+    assert f"bert from layers 2 of {place}/toy with " in done.stdout
     student = load_trained_model(str(place / "student"))
     assert student.classifier.encoder.num_layers == 1
     about = student.training["distillation"]
