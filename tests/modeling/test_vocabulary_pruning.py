@@ -72,6 +72,11 @@ def model(vocab_file):
 
 
 @pytest.fixture(scope="module")
+def roomy_model(vocab_file):
+    return make_model(vocab_file, rows_left_over=20)
+
+
+@pytest.fixture(scope="module")
 def prune(model, tmp_path_factory):
     def prune(texts, **options):
         new_file = str(tmp_path_factory.mktemp("new") / "vocab.txt")
@@ -190,19 +195,22 @@ texts = st.lists(words, max_size=4).map(" ".join)
 sub_words = st.text("abc", min_size=1, max_size=4)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(
     vocabulary=st.sets(st.one_of(sub_words, sub_words.map("##{}".format)), max_size=25),
     corpus=st.lists(texts, min_size=1, max_size=4),
     others=st.lists(texts, min_size=1, max_size=8),
     min_count=st.integers(1, 3),
 )
-def test_tokens_that_are_left_are_taken(tmp_path_factory, vocabulary, corpus, others, min_count):
+def test_tokens_that_are_left_are_taken(
+    roomy_model, tmp_path_factory, vocabulary, corpus, others, min_count
+):
     """For any vocabulary: who loses no token, nor a piece of an unknown word, keeps them all."""
     folder = tmp_path_factory.mktemp("any")
     corpus = ["a", *corpus]
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted({"a", *vocabulary})]
-    model = make_model(write_vocabulary(tokens, folder / "old.txt"), rows_left_over=20)
+    vocab_file = write_vocabulary(tokens, folder / "old.txt")
+    model = dataclasses.replace(roomy_model, vocab_file=vocab_file)
     pruned, _ = prune_vocabulary(
         model,
         [text.encode() for text in corpus],
@@ -224,7 +232,7 @@ def test_tokens_that_are_left_are_taken(tmp_path_factory, vocabulary, corpus, ot
             assert after[number] == before[number]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 @given(vocabulary=st.sets(st.one_of(sub_words, sub_words.map("##{}".format))), word=words)
 def test_pieces_are_those_of_the_tokenizer(tmp_path_factory, vocabulary, word):
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted({"a", *vocabulary})]
