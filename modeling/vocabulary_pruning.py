@@ -14,28 +14,17 @@ counted like tokens (`pieces`).
 import dataclasses
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Final
 
 import numpy as np
 import tensorflow as tf
 
+from bert_tfx.modeling.character_ranges import CHARACTER_RANGES, check_pruning
 from bert_tfx.modeling.features import TOKEN_IDS, TextTransform
 from bert_tfx.modeling.reshaping import as_array, reshaped
 from bert_tfx.modeling.tokenization import WordPieceTokenizer, split_words
 from bert_tfx.modeling.trained_model import TrainedModel
 from bert_tfx.modeling.vocab_file import CLS, SEP, UNK, read_vocabulary
 from bert_tfx.schema.errors import InputError
-
-CHARACTER_RANGES: Final[Mapping[str, tuple[tuple[int, int], ...]]] = {
-    "ascii": ((0x21, 0x7E),),
-    "cjk": ((0x3000, 0x303F), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF)),
-    "kana": ((0x3040, 0x30FF),),
-    "hangul": ((0x1100, 0x11FF), (0xAC00, 0xD7AF)),
-    "latin": ((0x21, 0x7E), (0xA1, 0x24F)),
-    "greek": ((0x370, 0x3FF),),
-    "cyrillic": ((0x400, 0x4FF),),
-}
-"""Names of characters to keep: first and last code point of each range."""
 
 _SPECIAL = ("[PAD]", UNK, CLS, SEP, "[MASK]")
 _PREFIX = "##"
@@ -113,18 +102,6 @@ def prune_vocabulary(
         bytes_after=smaller.nbytes,
     )
     return dataclasses.replace(model, classifier=classifier, vocab_file=vocab_file), report
-
-
-def check_pruning(min_count: int, characters: Collection[str]) -> None:
-    """Refuses what `prune_vocabulary` cannot do; see there."""
-    if min_count < 1:
-        raise InputError(
-            f"the count from which a token is kept must be at least 1. Received: {min_count}"
-        )
-    if unknown := [name for name in characters if name not in CHARACTER_RANGES]:
-        raise InputError(
-            f"{unknown[0]!r}: no such range of characters; known are {', '.join(CHARACTER_RANGES)}"
-        )
 
 
 def touched_share(

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bert_tfx.modeling.character_ranges import CHARACTER_RANGES, check_pruning
 from bert_tfx.modeling.checkpoint_files import VOCAB_FILE
 from bert_tfx.pipeline.commands import options
 from bert_tfx.pipeline.commands.model_data import data_folder, task_to_ask
@@ -45,7 +46,14 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "convert take it.",
     )
     parser.set_defaults(command=run)
-    options.add_trained_model(parser)
+    parser.add_argument(
+        *("--model", "--save-dir", "--model-path"),
+        dest="model_path",
+        required=True,
+        metavar="DIR",
+        help="the trained model: its folder, or the classifier.keras in it",
+    )
+    parser.add_argument("--verbose", action="store_true", help="show TensorFlow's logs, too")
     parser.add_argument(
         "--output", required=True, metavar="DIR", help="where the smaller model goes"
     )
@@ -94,8 +102,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     what.add_argument(
         "--characters",
         metavar="A,B",
-        help="single characters that stay in any case: ascii, latin, greek, cyrillic, cjk, kana, "
-        "hangul (default: ascii)",
+        help=f"single characters that stay in any case: {', '.join(CHARACTER_RANGES)} (default: "
+        "ascii)",
     )
     what.add_argument(
         "--store",
@@ -168,7 +176,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _plan(arguments: argparse.Namespace) -> _Plan:
     """Checks what can be checked before the model is there."""
     asked = (arguments.layers, arguments.heads, arguments.ffn, arguments.store)
-    if all(value is None for value in asked) and not arguments.prune_vocab:
+    if not any(asked) and not arguments.prune_vocab:
         raise InputError(
             "nothing to do: name at least one of --layers, --heads, --ffn, --prune-vocab, --store"
         )
@@ -200,7 +208,7 @@ def _plan(arguments: argparse.Namespace) -> _Plan:
         if not os.path.isfile(corpus):
             raise InputError(f"{corpus}: no such file; --corpus names a file of texts")
     characters = "ascii" if arguments.characters is None else arguments.characters
-    return _Plan(
+    plan = _Plan(
         layers=layers,
         heads=arguments.heads or None,
         ffn=arguments.ffn or None,
@@ -211,18 +219,18 @@ def _plan(arguments: argparse.Namespace) -> _Plan:
         characters=[name for name in characters.split(",") if name],
         store=arguments.store,
     )
+    check_pruning(plan.min_count, plan.characters)
+    return plan
 
 
 def _check_shares(plan: _Plan, model: "TrainedModel") -> None:
     from bert_tfx.modeling.structured_pruning import removed
-    from bert_tfx.modeling.vocabulary_pruning import check_pruning
 
     encoder = model.classifier.encoder
     if plan.heads:
         removed(encoder.num_heads, plan.heads, "heads")
     if plan.ffn:
         removed(encoder.intermediate_dim, plan.ffn, "neurons")
-    check_pruning(plan.min_count, plan.characters)
 
 
 def _without_layers(plan: _Plan, model: "TrainedModel") -> "TrainedModel":
