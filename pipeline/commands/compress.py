@@ -334,7 +334,7 @@ def _measure(
     from bert_tfx.modeling.text_rows import rows_of_texts
     from bert_tfx.modeling.train_step import predictor
 
-    labels = np.asarray(read.labels)
+    labels = read.labels or []
     answers: dict[str, Any] = {}
     measured: dict[str, dict[str, float]] = {}
     for name, model in models.items():
@@ -347,7 +347,7 @@ def _measure(
         measured[name] = {
             "parameters": model.classifier.count_params(),
             "megabytes": sum(path.stat().st_size for path in files) / 1e6,
-            "accuracy": float((answers[name] == labels).mean()),
+            "accuracy": float((answers[name] == np.asarray(labels)).mean()),
             "agreement": float((answers[name] == answers["before"]).mean()),
         }
     for name, times in _times({name: os.path.join(scratch, name) for name in models}, read).items():

@@ -106,7 +106,7 @@ def test_everything_at_once_is_a_model_that_the_others_take(bert_tfx, place):
 def write_plump():
     """Writes the toy with three more tokens, which no row holds."""
     toy = load_trained_model("toy")
-    tokens = [*read_vocabulary("toy/vocab.txt"), "okapi", "quagga", "##s"]
+    tokens = [*read_vocabulary("toy/vocab.txt"), "okapi", "quagga", "##ing"]
     pathlib.Path("vocab.txt").write_text("".join(f"{t}\n" for t in tokens), encoding="utf-8")
     table = toy.classifier.encoder.token_embedding.embeddings
     values = {table.path: np.vstack([table, np.ones((3, 16))])}
