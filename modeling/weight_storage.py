@@ -50,7 +50,7 @@ def is_stored_narrow(variable: keras.Variable) -> bool:
 class WidenedVariable(tf.saved_model.experimental.TrackableResource):
     """A float32 variable that a SavedModel fills from a 16-bit one when it is loaded.
 
-    Once, that is, and not with each request: for BERT-base the cast takes as long as an answer.
+    Once, that is, and not with each request, which would cast every weight of the model again.
 
     Args:
         stored: The 16-bit variable.
