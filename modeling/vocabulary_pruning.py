@@ -6,8 +6,8 @@ order, so that every other weight stays as it is.
 
 WordPiece takes the longest token that fits at each place of a word. Among fewer tokens it takes the
 same one wherever that one is left, so a text whose tokens are all left keeps them, and its answer
-to the last bit. The exceptions are words that become [UNK]: WordPiece takes pieces of them before it
-finds no next one. With another first piece the word might come out. These pieces are therefore
+to the last bit. The exceptions are words that become [UNK]: WordPiece takes pieces of them before
+it finds no next one. With another first piece the word might come out. These pieces are therefore
 counted like tokens (`pieces`).
 """
 
