@@ -40,7 +40,8 @@ class AlbertEncoder(keras.Model):
     Args:
         vocab_size: int. Number of token ids.
         embedding_dim: int. Width of the embeddings.
-        hidden_dim: int. Width of the hidden states; a multiple of `num_heads`.
+        hidden_dim: int. Width of the hidden states; a multiple of `num_heads`, unless there is a
+            `head_dim`.
         num_layers: int. How often the block is applied.
         num_heads: int. Number of attention heads.
         intermediate_dim: int. Width of the feed-forward net's inner layer.
@@ -52,6 +53,8 @@ class AlbertEncoder(keras.Model):
         attention_dropout: float. Dropout rate of the attention probabilities.
         layer_norm_epsilon: float. Added to the variance in LayerNorm.
         initializer_range: float. Standard deviation of the truncated normal initial values.
+        head_dim: int or None. Size of an attention head, where heads were pruned; None is an equal
+            share of `hidden_dim`.
         **kwargs: `name`, `dtype` and `trainable` of `keras.Model`.
 
     Call arguments:
@@ -85,6 +88,7 @@ class AlbertEncoder(keras.Model):
         attention_dropout: float = 0.0,
         layer_norm_epsilon: float = 1e-12,
         initializer_range: float = 0.02,
+        head_dim: int | None = None,
         name: str = "albert",
         **kwargs: Any,
     ) -> None:
@@ -102,6 +106,7 @@ class AlbertEncoder(keras.Model):
         self.attention_dropout = attention_dropout
         self.layer_norm_epsilon = layer_norm_epsilon
         self.initializer_range = initializer_range
+        self.head_dim = head_dim
 
         def embedding(rows: int, name: str) -> keras.layers.Embedding:
             return keras.layers.Embedding(
@@ -138,6 +143,7 @@ class AlbertEncoder(keras.Model):
             attention_dropout=attention_dropout,
             layer_norm_epsilon=layer_norm_epsilon,
             initializer_range=initializer_range,
+            head_dim=head_dim,
             dtype=self.dtype_policy,
             name="block",
         )
@@ -222,4 +228,5 @@ class AlbertEncoder(keras.Model):
             "attention_dropout": self.attention_dropout,
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "initializer_range": self.initializer_range,
+            "head_dim": self.head_dim,
         }

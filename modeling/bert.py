@@ -37,7 +37,8 @@ class BertEncoder(keras.Model):
 
     Args:
         vocab_size: int. Number of token ids.
-        hidden_dim: int. Width of the hidden states; a multiple of `num_heads`.
+        hidden_dim: int. Width of the hidden states; a multiple of `num_heads`, unless there is a
+            `head_dim`.
         num_layers: int. Number of Transformer blocks.
         num_heads: int. Number of attention heads in each.
         intermediate_dim: int. Width of the feed-forward nets' inner layer.
@@ -49,6 +50,8 @@ class BertEncoder(keras.Model):
         attention_dropout: float. Dropout rate of the attention probabilities.
         layer_norm_epsilon: float. Added to the variance in LayerNorm.
         initializer_range: float. Standard deviation of the truncated normal initial values.
+        head_dim: int or None. Size of an attention head, where heads were pruned; None is an equal
+            share of `hidden_dim`.
         **kwargs: `name`, `dtype` and `trainable` of `keras.Model`.
 
     Call arguments:
@@ -81,6 +84,7 @@ class BertEncoder(keras.Model):
         attention_dropout: float = 0.1,
         layer_norm_epsilon: float = 1e-12,
         initializer_range: float = 0.02,
+        head_dim: int | None = None,
         name: str = "bert",
         **kwargs: Any,
     ) -> None:
@@ -97,6 +101,7 @@ class BertEncoder(keras.Model):
         self.attention_dropout = attention_dropout
         self.layer_norm_epsilon = layer_norm_epsilon
         self.initializer_range = initializer_range
+        self.head_dim = head_dim
 
         def embedding(rows: int, name: str) -> keras.layers.Embedding:
             return keras.layers.Embedding(
@@ -128,6 +133,7 @@ class BertEncoder(keras.Model):
                 attention_dropout=attention_dropout,
                 layer_norm_epsilon=layer_norm_epsilon,
                 initializer_range=initializer_range,
+                head_dim=head_dim,
                 dtype=self.dtype_policy,
                 name=f"block_{layer}",
             )
@@ -207,4 +213,5 @@ class BertEncoder(keras.Model):
             "attention_dropout": self.attention_dropout,
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "initializer_range": self.initializer_range,
+            "head_dim": self.head_dim,
         }

@@ -249,13 +249,19 @@ def save_hugging_face(
         labels: The label of each class index of a classifier.
 
     Raises:
-        InputError: If the folder exists.
+        InputError: If the folder exists, or heads were pruned.
     """
     target = pathlib.Path(folder)
     if target.exists():
         raise InputError(f"{folder}: exists already; name a new folder, or remove this one first")
     is_classifier = isinstance(model, TextClassifier)
     encoder = model.encoder if is_classifier else model
+    if encoder.head_dim is not None:
+        raise InputError(
+            f"the model has {encoder.num_heads} attention heads of {encoder.head_dim} for hidden "
+            f"states of {encoder.hidden_dim}, as heads were pruned: Hugging Face's configuration "
+            "cannot say that"
+        )
     architecture = architecture_of(encoder)
     prefix = f"{architecture}." if is_classifier else ""
     tensors = {}

@@ -24,6 +24,7 @@ from bert_tfx.modeling.archives import sha256_of
 from bert_tfx.modeling.classifier import TextClassifier
 from bert_tfx.modeling.features import NUM_TOKENS, NUM_TRUNCATED, SEGMENT_IDS, TOKEN_IDS
 from bert_tfx.modeling.trained_model import TrainedModel, library_versions
+from bert_tfx.modeling.weight_storage import FLOAT32, WidenedVariable, is_stored_narrow
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TEXT_A, TEXT_B
 
@@ -61,6 +62,7 @@ class ServedClassifier(tf.Module):
             `token_ids` (`text_features` says what else).
         labels: The label of each class index.
         is_pair: Whether rows hold two texts.
+        storage: What the matrices are held in, one of `weight_storage.STORAGES`.
     """
 
     def __init__(
@@ -70,13 +72,22 @@ class ServedClassifier(tf.Module):
         *,
         labels: Sequence[str],
         is_pair: bool,
+        storage: str = FLOAT32,
     ) -> None:
         super().__init__()
         # Not as an attribute that tf.Module tracks: Keras would put a copy of each variable into
         # the saved graph, and restore the copies alone. TensorFlow's own loader sees through that,
         # TF Serving does not, and answers that it could not find the variable.
         object.__setattr__(self, "classifier", classifier)
-        self._variables = [variable.value for variable in classifier.variables]
+        self._variables = []
+        self._widened: dict[str, WidenedVariable] = {}
+        for number, variable in enumerate(classifier.variables):
+            if storage == FLOAT32 or not is_stored_narrow(variable):
+                self._variables.append(variable.value)
+                continue
+            narrow = tf.Variable(tf.cast(variable.value, storage), trainable=False)
+            self._variables.append(narrow)
+            self._widened[str(number)] = WidenedVariable(narrow)
         self.transform = transform
         self._labels = list(labels)
         self._text_features = (TEXT_A, TEXT_B) if is_pair else (TEXT_A,)
@@ -161,6 +172,12 @@ class ServedClassifier(tf.Module):
         Returns:
             float32 `[B, classes]`, in the order of the rows.
         """
+        scope = keras.StatelessScope(
+            [
+                (self.classifier.variables[int(number)], widened.read())
+                for number, widened in self._widened.items()
+            ]
+        )
         lengths = token_ids.row_lengths()
         order = tf.argsort(lengths, direction="DESCENDING", stable=True)
         rows = tf.size(order)
@@ -176,9 +193,11 @@ class ServedClassifier(tf.Module):
                 else tf.cast(tf.gather(segment_ids, chosen).to_tensor(), tf.int32)
             )
             mask = tf.sequence_mask(tf.gather(lengths, chosen), width, tf.int32)
-            logits = self.classifier(
-                {"token_ids": ids, "segment_ids": segments, "padding_mask": mask}, training=False
-            )
+            with scope:
+                logits = self.classifier(
+                    {"token_ids": ids, "segment_ids": segments, "padding_mask": mask},
+                    training=False,
+                )
             return end, tf.concat([done, tf.nn.softmax(logits)], axis=0)
 
         classes = len(self._labels)
@@ -238,6 +257,7 @@ def save_for_serving(
         transform or model.transform(),
         labels=task.labels,
         is_pair=task.is_pair,
+        storage=model.storage,
     ).save(directory)
     if foreign := served_ops(directory)["other"]:
         raise RuntimeError(
@@ -256,6 +276,7 @@ def save_for_serving(
         "max_length": model.max_length,
         "lowercase": model.lowercase,
         "weights": shapes_of(model.classifier),
+        "storage": model.storage,
         "training": model.training,
         "versions": library_versions(),
         "sha256": {
@@ -319,7 +340,7 @@ def load_exported_classifier(directory: str) -> TextClassifier:
         # In the order in which `ServedClassifier` keeps them.
         for number, variable in enumerate(classifier.variables):
             key = f"_variables/{number}/.ATTRIBUTES/VARIABLE_VALUE"
-            variable.assign(reader.get_tensor(key))
+            variable.assign(reader.get_tensor(key).astype(variable.dtype))
     except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
         raise InputError(
             f"{directory}: cannot be read as an exported classifier: {error}"

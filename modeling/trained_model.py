@@ -20,6 +20,7 @@ from bert_tfx.modeling.classifier import TextClassifier
 from bert_tfx.modeling.features import TextTransform
 from bert_tfx.modeling.tokenization import WordPieceTokenizer
 from bert_tfx.modeling.vocab_file import read_vocabulary
+from bert_tfx.modeling.weight_storage import FLOAT32, STORAGES
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import Task
 
@@ -38,6 +39,7 @@ class TrainedModel:
         max_length: Tokens a row at most, special ones included, as it was trained.
         eval_fraction: Share of the rows that was held out, where there was no eval file.
         training: How it was trained: recipe, checkpoint, metrics. For people, not for programs.
+        storage: What an export holds its matrices in, one of `STORAGES`.
     """
 
     classifier: TextClassifier
@@ -47,6 +49,7 @@ class TrainedModel:
     max_length: int
     eval_fraction: float
     training: Mapping[str, Any]
+    storage: str = FLOAT32
 
     def transform(self) -> TextTransform:
         """Returns what makes its features of texts."""
@@ -74,6 +77,7 @@ class TrainedModel:
             "max_length": self.max_length,
             "eval_fraction": self.eval_fraction,
             "training": dict(self.training),
+            "storage": self.storage,
             "versions": library_versions(),
         }
         partial = f"{about}.partial"
@@ -122,6 +126,10 @@ def load_trained_model(path: str) -> TrainedModel:
         kinds = (type(lowercase), type(max_length), type(eval_fraction), type(training))
         if kinds != (bool, int, float, dict):
             raise TypeError(f"lowercase, max_length, eval_fraction or training is none of {kinds}")
+        # Models of before there was a choice do not say it.
+        storage = content.get("storage", FLOAT32)
+        if storage not in STORAGES:
+            raise ValueError(f"storage is none of {STORAGES}: {storage!r}")
     except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
         raise InputError(f"{about}: does not describe a model: {error!r}") from error
     vocab_file = os.fspath(folder / VOCAB_FILE)
@@ -147,4 +155,5 @@ def load_trained_model(path: str) -> TrainedModel:
         max_length=max_length,
         eval_fraction=eval_fraction,
         training=training,
+        storage=storage,
     )

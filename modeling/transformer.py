@@ -1,6 +1,6 @@
 """Self-attention and the Transformer block that BERT and DistilBERT share.
 
-Shapes: B batch, T tokens, H heads, D head size; H * D = hidden_dim.
+Shapes: B batch, T tokens, H heads, D head size; H * D = hidden_dim, unless heads were pruned.
 
 Between the layers the hidden states are a matrix [B*T, hidden_dim], one row a token, because
 every step but attention treats each token alone. A kernel then meets a matrix, and its gradient
@@ -92,11 +92,14 @@ class SelfAttention(keras.layers.Layer):
     Query, key, value and output are dense layers of their own, as in the published checkpoints.
 
     Args:
-        hidden_dim: int. Width of input and output; a multiple of `num_heads`.
+        hidden_dim: int. Width of input and output; a multiple of `num_heads`, unless there is a
+            `head_dim`.
         num_heads: int. Number of heads.
         dropout: float. Dropout rate of the attention probabilities (arXiv:1810.04805,
             appendix A.2).
         initializer_range: float. Standard deviation of the kernels' initial values.
+        head_dim: int or None. Size of a head, where heads were pruned; None is an equal share of
+            `hidden_dim`.
         **kwargs: `name`, `dtype` and `trainable` of `keras.layers.Layer`.
 
     Call arguments:
@@ -116,10 +119,11 @@ class SelfAttention(keras.layers.Layer):
         num_heads: int,
         dropout: float = 0.1,
         initializer_range: float = 0.02,
+        head_dim: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if hidden_dim % num_heads:
+        if head_dim is None and hidden_dim % num_heads:
             raise InputError(
                 "hidden_dim must be a multiple of num_heads, as every head takes an equal share "
                 f"of it: got hidden_dim={hidden_dim} and num_heads={num_heads}"
@@ -128,27 +132,31 @@ class SelfAttention(keras.layers.Layer):
         self.num_heads = num_heads
         self.dropout = dropout
         self.initializer_range = initializer_range
+        self.head_dim = head_dim
+        self._head_dim = hidden_dim // num_heads if head_dim is None else head_dim
+        self._inner_dim = num_heads * self._head_dim
 
-        def dense(name: str) -> keras.layers.Dense:
+        def dense(units: int, name: str) -> keras.layers.Dense:
             return keras.layers.Dense(
-                hidden_dim,
+                units,
                 kernel_initializer=kernel_initializer(initializer_range),
                 dtype=self.dtype_policy,
                 name=name,
             )
 
-        self.query_dense = dense("query")
-        self.key_dense = dense("key")
-        self.value_dense = dense("value")
-        self.output_dense = dense("output")
+        self.query_dense = dense(self._inner_dim, "query")
+        self.key_dense = dense(self._inner_dim, "key")
+        self.value_dense = dense(self._inner_dim, "value")
+        self.output_dense = dense(hidden_dim, "output")
         self.probabilities_dropout = keras.layers.Dropout(
             dropout, dtype=self.dtype_policy, name="dropout"
         )
 
     def build(self, input_shape: Any = None) -> None:
         """Creates the variables; `input_shape` is Keras' and not needed for it."""
-        for dense in (self.query_dense, self.key_dense, self.value_dense, self.output_dense):
+        for dense in (self.query_dense, self.key_dense, self.value_dense):
             dense.build((None, self.hidden_dim))
+        self.output_dense.build((None, self._inner_dim))
 
     def call(self, hidden: Tensor, padding_mask: Tensor) -> Tensor:
         """Computes Concat(head_1, ..., head_H) W_O; see the class."""
@@ -156,7 +164,7 @@ class SelfAttention(keras.layers.Layer):
         probabilities = self.probabilities_dropout(probabilities)  # [B, H, T, T]
         value = self._split_heads(self.value_dense(hidden), padding_mask)  # [B, T, H, D]
         context = ops.einsum("bhts,bshd->bthd", probabilities, value)
-        return self.output_dense(ops.reshape(context, (-1, self.hidden_dim)))
+        return self.output_dense(ops.reshape(context, (-1, self._inner_dim)))
 
     def probabilities(self, hidden: Tensor, padding_mask: Tensor) -> Tensor:
         """Returns softmax(Q K^T / sqrt(D)): how much each token looks at each other one.
@@ -185,15 +193,14 @@ class SelfAttention(keras.layers.Layer):
         """
         query = self._split_heads(self.query_dense(hidden), padding_mask)  # [B, T, H, D]
         key = self._split_heads(self.key_dense(hidden), padding_mask)  # [B, T, H, D]
-        query = query * (self.hidden_dim // self.num_heads) ** -0.5
+        query = query * self._head_dim**-0.5
         # In float32 also under mixed precision: for the mask's range and the sum in softmax.
         return ops.cast(ops.einsum("bthd,bshd->bhts", query, key), "float32")
 
     def _split_heads(self, rows: Tensor, padding_mask: Tensor) -> Tensor:
-        """[B*T, hidden_dim] -> [B, T, H, D]."""
+        """[B*T, H*D] -> [B, T, H, D]."""
         tokens = ops.shape(padding_mask)[1]
-        head_dim = self.hidden_dim // self.num_heads
-        return ops.reshape(rows, (-1, tokens, self.num_heads, head_dim))
+        return ops.reshape(rows, (-1, tokens, self.num_heads, self._head_dim))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -203,6 +210,7 @@ class SelfAttention(keras.layers.Layer):
             "num_heads": self.num_heads,
             "dropout": self.dropout,
             "initializer_range": self.initializer_range,
+            "head_dim": self.head_dim,
         }
 
 
@@ -213,7 +221,8 @@ class TransformerBlock(keras.layers.Layer):
     Post-LN: each of the two parts is LayerNorm(x + Dropout(part(x))), as in the paper.
 
     Args:
-        hidden_dim: int. Width of input and output; a multiple of `num_heads`.
+        hidden_dim: int. Width of input and output; a multiple of `num_heads`, unless there is a
+            `head_dim`.
         num_heads: int. Number of attention heads.
         intermediate_dim: int. Width of the feed-forward net's inner layer.
         activation: str. "gelu" (exact, by erf) or "gelu_tanh" (the approximation).
@@ -221,6 +230,7 @@ class TransformerBlock(keras.layers.Layer):
         attention_dropout: float. Dropout rate of the attention probabilities.
         layer_norm_epsilon: float. Added to the variance in LayerNorm.
         initializer_range: float. Standard deviation of the kernels' initial values.
+        head_dim: int or None. See `SelfAttention`.
         **kwargs: `name`, `dtype` and `trainable` of `keras.layers.Layer`.
 
     Call arguments:
@@ -244,6 +254,7 @@ class TransformerBlock(keras.layers.Layer):
         attention_dropout: float = 0.1,
         layer_norm_epsilon: float = 1e-12,
         initializer_range: float = 0.02,
+        head_dim: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -260,6 +271,7 @@ class TransformerBlock(keras.layers.Layer):
         self.attention_dropout = attention_dropout
         self.layer_norm_epsilon = layer_norm_epsilon
         self.initializer_range = initializer_range
+        self.head_dim = head_dim
 
         def dense(units: int, name: str) -> keras.layers.Dense:
             return keras.layers.Dense(
@@ -279,6 +291,7 @@ class TransformerBlock(keras.layers.Layer):
             num_heads,
             dropout=attention_dropout,
             initializer_range=initializer_range,
+            head_dim=head_dim,
             dtype=self.dtype_policy,
             name="attention",
         )
@@ -317,4 +330,5 @@ class TransformerBlock(keras.layers.Layer):
             "attention_dropout": self.attention_dropout,
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "initializer_range": self.initializer_range,
+            "head_dim": self.head_dim,
         }

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from bert_tfx.pipeline.commands import (
     compile,
     component,
+    compress,
     convert,
     export,
     predict,
@@ -30,7 +31,7 @@ from bert_tfx.pipeline.faults import exit_code_of, fault_sentence, keep_trace, m
 
 _COMMANDS = (
     *(run, component, compile, submit, runs, report, train, test, export, convert, presets),
-    *(serve, predict, versions),
+    *(compress, serve, predict, versions),
 )
 
 

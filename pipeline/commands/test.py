@@ -7,10 +7,10 @@ import time
 from typing import TYPE_CHECKING
 
 from bert_tfx.pipeline.commands import options
-from bert_tfx.pipeline.config import task_of
+from bert_tfx.pipeline.commands.model_data import data_folder, task_to_ask
 from bert_tfx.pipeline.console import Console, logged, quieten
 from bert_tfx.schema.errors import InputError
-from bert_tfx.schema.tasks import EVAL, SPLITS, TASKS, TEST, Layout, Task, resolve_layout
+from bert_tfx.schema.tasks import EVAL, SPLITS, TEST, Layout, Task, resolve_layout
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,23 +50,12 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures; returns the exit code."""
-    data = arguments.data or (str(options.SAMPLE) if arguments.task == "sample" else None)
-    if data is None:
-        raise InputError("--data_dir is missing: it names the folder of the task's TSV files")
-    data_dir = os.path.abspath(os.path.expanduser(data))
-    if not os.path.isdir(data_dir):
-        raise InputError(f"{data_dir}: no such folder; --data_dir names the task's TSV files")
-    if arguments.max_rejects < 0:
-        raise InputError(f"max_rejects must not be negative. Received: {arguments.max_rejects}")
+    data_dir = data_folder(arguments)
     target = os.path.expanduser(arguments.write_test_result or "")
     if target and not os.path.isdir(os.path.dirname(os.path.abspath(target))):
         raise InputError(f"{target}: its folder does not exist; --write_test_result names a file")
     if os.path.isdir(target):
         raise InputError(f"{target}: is a folder; --write_test_result names a file")
-    # A name that is not published may be that of the model's own task.
-    asked = TASKS.get(arguments.task)
-    if asked:
-        resolve_layout(asked, data_dir)
     with logged(Console(sys.stdout, indent=0)):
         quieten(arguments.verbose)
 
@@ -77,13 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         from bert_tfx.schema.labelled_texts import read_split
 
         model = load_trained_model(os.path.expanduser(arguments.model_path))
-        own = arguments.task in (None, model.task.name)
-        task = asked or (model.task if own else task_of(arguments.task))
-        if (task.labels, task.is_pair) != (model.task.labels, model.task.is_pair):
-            raise InputError(
-                f"{arguments.model_path}: was trained for task {model.task.name} "
-                f"({_answers(model.task)}); it cannot answer {task.name} ({_answers(task)})"
-            )
+        task = task_to_ask(arguments, model)
         layout = resolve_layout(task, data_dir)
         split = arguments.split or _default_split(layout)
         if split not in layout.output_splits:
@@ -118,10 +101,6 @@ def run(arguments: argparse.Namespace) -> int:
             _write_result(target, read, logits, task)
             print(f"answers: {target}")
     return 0
-
-
-def _answers(task: Task) -> str:
-    return f"{'pairs' if task.is_pair else 'single texts'}, labels {', '.join(task.labels)}"
 
 
 def _default_split(layout: Layout) -> str:

@@ -177,6 +177,8 @@ def other_task(**changes):
         edited(max_length="7"),
         edited(max_length=True),
         edited(training=None),
+        edited(storage="int8"),
+        edited(storage=None),
         edited(task="own"),
         other_task(labels=["a"]),
         other_task(labels=["a", 1]),
@@ -190,6 +192,14 @@ def test_malformed_description_is_told(folder, edit):
     about.write_text(json.dumps(edit(json.loads(about.read_text(encoding="utf-8")))))
     with pytest.raises(InputError, match=rf"^{about}: does not describe a model: "):
         load_trained_model(str(folder))
+
+
+def test_model_of_before_there_was_a_choice_of_storage_is_read(folder):
+    about = folder / "model.json"
+    content = json.loads(about.read_text(encoding="utf-8"))
+    assert content.pop("storage") == "float32"
+    about.write_text(json.dumps(content))
+    assert load_trained_model(str(folder)).storage == "float32"
 
 
 def test_description_that_is_no_json_is_told(folder):
