@@ -84,9 +84,14 @@ def test_targets_are_there(page):
 
 
 def blocks_to_run() -> list[tuple[str, str]]:
-    """Returns the shell scripts that a page shows as they can be run anywhere, one for a page."""
+    """Returns the shell scripts that the ways to run show, one for a page.
+
+    The README's need datasets and checkpoints of the reader's own, as those of docs/tasks.md do.
+    """
     scripts = {}
-    for page in PAGES:
+    for page in (ROOT / "docs").glob("*.md"):
+        if page.name == "tasks.md":
+            continue
         text = page.read_text(encoding="utf-8")
         # `sh` alone; `sh cluster` needs what lies outside of this machine.
         found = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
