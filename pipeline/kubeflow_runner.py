@@ -308,7 +308,12 @@ def _check(options: Mapping[str, Any], cluster: Cluster) -> Config:
         if path is not None and not os.path.isabs(path):
             raise InputError(f"{name}: must be an absolute path in the containers, not {path!r}")
     output = options.get("output")
-    if output is not None and not any(
+    if output is None:
+        raise InputError(
+            "--output-dir is missing: it names the run's folder in the containers (`output` in a "
+            "configuration file)"
+        )
+    if not any(
         os.path.commonpath((path, output)) == os.path.normpath(path) for path in cluster.volumes
     ):
         raise InputError(

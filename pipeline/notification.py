@@ -124,12 +124,10 @@ class Hooks:
             raise InputError(f"--notify-command {self.notify_command!r}: {error}") from error
 
     def _token(self, path: str) -> str:
-        try:
-            with open(os.path.expanduser(path), encoding="utf-8") as file:
-                return file.read().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8"
-            raise InputError(f"{path}: cannot be read (--notify-token-file): {reason}") from error
+        # Loads gRPC, which most runs need no earlier.
+        from bert_tfx.serving.connection import read_token
+
+        return read_token(path, "--notify-token-file")
 
     def _call(self, body: bytes, message: Mapping[str, Any]) -> str | None:
         """Calls the command; returns why that failed, if it did."""

@@ -38,8 +38,8 @@ class LatestOtherBlessedModelStrategy(resolver.ResolverStrategy):
             The same keys, with at most one artifact each.
         """
         candidates = {artifact.id for artifact in input_dict[CANDIDATE]}
-        others = [model for model in _blessed_models(input_dict) if model.id not in candidates]
-        return _with_blessing(others[0] if others else None, input_dict)
+        others = (model for model in _blessed_models(input_dict) if model.id not in candidates)
+        return _with_blessing(next(others, None), input_dict)
 
 
 class LatestBlessedModelOfOtherRowsStrategy(resolver.ResolverStrategy):

@@ -197,7 +197,7 @@ def _plan(arguments: argparse.Namespace) -> _Plan:
             ) from None
     if arguments.importance_rows < 1:
         raise InputError(
-            f"--importance_rows must be at least 1. Received: {arguments.importance_rows}"
+            f"--importance-rows must be at least 1. Received: {arguments.importance_rows}"
         )
     for name in ("corpus", "min_count", "characters"):
         if getattr(arguments, name) is not None and not arguments.prune_vocab:

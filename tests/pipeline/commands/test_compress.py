@@ -148,7 +148,7 @@ def test_corpus_chooses_the_tokens(bert_tfx, place):
         ("--ffn -0.1", "--ffn is the share that goes, at least 0 and below 1. Received: -0.1"),
         ("--ffn nan", "--ffn is the share that goes"),
         ("--layers one", "--layers must be numbers with commas between, or alternate. Received"),
-        ("--ffn 0.5 --importance-rows 0", "--importance_rows must be at least 1. Received: 0"),
+        ("--ffn 0.5 --importance-rows 0", "--importance-rows must be at least 1. Received: 0"),
         ("--ffn 0.5 --corpus corpus", "--corpus says how to choose tokens: it goes with --prune-"),
         ("--prune-vocab --corpus nowhere", "nowhere: no such file; --corpus names a file of texts"),
         ("--prune-vocab --min-count 0", "must be at least 1. Received: 0"),
