@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bert_tfx.components.report import page
-from bert_tfx.components.report.artifacts import PRODUCERS
+from bert_tfx.components.report.artifacts import MODEL, PRODUCERS
 from bert_tfx.components.report.content import FORMAT, RunFacts, read_content
 from bert_tfx.components.report.page import CONTENT_FILE, INDEX_FILE, report_documents
 from bert_tfx.modeling.checkpoint_files import find_checkpoint
@@ -100,6 +100,10 @@ def run_content(
         for key, (node, output) in PRODUCERS.items()
         if (artifact := run.output(node, output)) is not None
     }
+    # Of a trained model that was made smaller after, the last one that was good enough went on.
+    predictor = run.node("Predictor")
+    if predictor and (evaluated := predictor.inputs.get("model")):
+        sources[MODEL] = evaluated[0]
     kept = _kept(output_dir, run)
     facts = _facts(run, error or (kept.get("run") or {}).get("error"))
     reporting = run.node(REPORT_NODE)
@@ -177,8 +181,9 @@ def _facts(run: Run, error: str | None) -> RunFacts:
         ],
         stopped_at=stopped_at,
         error=error,
-        checkpoint=_checkpoint(run),
+        checkpoint=_checkpoint(run, "Trainer"),
         vocabulary=_vocabulary(run),
+        teacher_checkpoint=_checkpoint(run, "Teacher"),
         artifacts=[
             {
                 "node": node.name,
@@ -204,9 +209,9 @@ def _recorded_options(run: Run) -> dict[str, Any]:
     return options
 
 
-def _checkpoint(run: Run) -> dict[str, Any] | None:
-    """Returns what the training began with; hashes only of files that have not changed since."""
-    trainer = run.node("Trainer")
+def _checkpoint(run: Run, name: str) -> dict[str, Any] | None:
+    """Returns what a training began with; hashes only of files that have not changed since."""
+    trainer = run.node(name)
     told = trainer.parameters if trainer else {}
     if not told.get("pretrained"):
         return None

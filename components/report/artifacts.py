@@ -18,6 +18,8 @@ TOKEN_STATISTICS = "token_statistics"
 TOKEN_REPORT = "token_report"
 MODEL = "model"
 MODEL_RUN = "model_run"
+TEACHER_RUN = "teacher_run"
+STUDENT_FINDINGS = "variant_findings_0"
 BASELINE_MODEL = "baseline_model"
 PREDICTIONS = "predictions"
 EVALUATION = "evaluation"
@@ -32,6 +34,15 @@ FINDINGS_FILE = "findings.json"
 HISTORY_FILE = "history.json"
 MODEL_FILE = "model.json"
 
+MAX_COMPRESSIONS = 16
+"""So many steps of a compression have a place in a report."""
+
+VARIANT_GATES: Mapping[str, str] = {
+    STUDENT_FINDINGS: "StudentGate",
+    **{f"variant_findings_{n}": f"CompressGate{n}" for n in range(1, MAX_COMPRESSIONS + 1)},
+}
+"""For each input with findings on a smaller model the node that makes them, in their order."""
+
 PRODUCERS: Mapping[str, tuple[str, str]] = {
     EXAMPLES: ("TsvExampleGen", "examples"),
     STATISTICS: ("StatisticsGen", "statistics"),
@@ -41,6 +52,8 @@ PRODUCERS: Mapping[str, tuple[str, str]] = {
     TOKEN_REPORT: ("TokenGate", "report"),
     MODEL: ("Trainer", "model"),
     MODEL_RUN: ("Trainer", "model_run"),
+    TEACHER_RUN: ("Teacher", "model_run"),
+    **{key: (gate, "findings") for key, gate in VARIANT_GATES.items()},
     BASELINE_MODEL: ("Baseline", "model"),
     PREDICTIONS: ("Predictor", "predictions"),
     EVALUATION: ("Evaluator", "evaluation"),

@@ -23,6 +23,12 @@ class RunReport(types.Artifact):
     TYPE_NAME = "RunReport"
 
 
+class VariantFindings(types.Artifact):
+    """What a gate has found of a smaller model, in `findings.json`."""
+
+    TYPE_NAME = "VariantFindings"
+
+
 def _optional(kind: type[types.Artifact]) -> component_spec.ChannelParameter:
     return component_spec.ChannelParameter(type=kind, optional=True)
 
@@ -44,6 +50,8 @@ class ReportSpec(component_spec.ComponentSpec):
         artifacts.TOKEN_REPORT: _optional(TokenGateReport),
         artifacts.MODEL: _optional(standard_artifacts.Model),
         artifacts.MODEL_RUN: _optional(standard_artifacts.ModelRun),
+        artifacts.TEACHER_RUN: _optional(standard_artifacts.ModelRun),
+        **{key: _optional(VariantFindings) for key in artifacts.VARIANT_GATES},
         artifacts.BASELINE_MODEL: _optional(standard_artifacts.Model),
         artifacts.PREDICTIONS: _optional(standard_artifacts.Examples),
         artifacts.EVALUATION: _optional(standard_artifacts.ModelEvaluation),

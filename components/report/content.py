@@ -21,6 +21,7 @@ from bert_tfx.components.report import artifacts, verdict
 from bert_tfx.components.report.answers import read_answers
 from bert_tfx.components.report.artifacts import StoredArtifact
 from bert_tfx.components.report.model_card import card_sections
+from bert_tfx.components.report.variants import refused_student, variants_section
 from bert_tfx.schema.tasks import EVAL, NUM_TOKENS, TEXT_B, TRAIN
 
 FORMAT = 1
@@ -55,6 +56,7 @@ class RunFacts:
         checkpoint: What the training began with: `path`, `fingerprint`, and `files` (`name`,
             `sha256`, `bytes`) where they are still what they were.
         vocabulary: The vocabulary's `path` and `fingerprint`, or None.
+        teacher_checkpoint: As `checkpoint`, of a teacher that was trained in the run; or None.
         artifacts: `node`, `output`, `id`, `type`, `uri` of each output.
     """
 
@@ -67,6 +69,7 @@ class RunFacts:
     error: str | None = None
     checkpoint: Mapping[str, Any] | None = None
     vocabulary: Mapping[str, Any] | None = None
+    teacher_checkpoint: Mapping[str, Any] | None = None
     artifacts: Sequence[Mapping[str, Any]] = ()
 
 
@@ -90,14 +93,18 @@ def read_content(
     Returns:
         The content; it can be written as JSON.
     """
+    findings = _variant_findings(sources)
+    teacher_run = _read_model_run(sources.get(artifacts.TEACHER_RUN))
     model_run = _read_model_run(sources.get(artifacts.MODEL_RUN))
+    if refused_student(findings.get(artifacts.STUDENT_FINDINGS)) and teacher_run["history"]:
+        model_run = teacher_run
     task = config.get("task") or model_run["about"].get("task") or {}
     decision = _read_json(sources.get(artifacts.DECISION), artifacts.DECISION_FILE)
     labels = (decision or {}).get("labels") or task.get("labels", [])
     content: Section = {
         "format": FORMAT,
         "report_text": report_text,
-        "run": dataclasses.asdict(facts) if facts else None,
+        "run": _run(facts),
         "task": {
             "name": task.get("name"),
             "labels": labels,
@@ -114,11 +121,24 @@ def read_content(
         "machine": machine(),
         "files": _files(sources, rejects_dir),
     }
+    teacher = teacher_run["about"].get("training")
+    if (smaller := variants_section(findings, teacher)) is not None:
+        content["variants"] = smaller
     content["padding"] = _padding(content)
     content["verdict"] = verdict.verdict(content)
     content["warnings"] = verdict.warnings(content)
     content["card"] = card_sections(content)
     return content
+
+
+def _run(facts: RunFacts | None) -> Section | None:
+    if facts is None:
+        return None
+    run = dataclasses.asdict(facts)
+    if facts.teacher_checkpoint is None:
+        # Few runs have a teacher; what is written of the others says nothing of one.
+        del run["teacher_checkpoint"]
+    return run
 
 
 def machine() -> Section:
@@ -310,6 +330,15 @@ def _read_model_run(model_run: StoredArtifact | None) -> Section:
     }
 
 
+def _variant_findings(sources: Mapping[str, StoredArtifact]) -> dict[str, Section]:
+    """Returns what the gates of smaller models have found, by their keys, in their order."""
+    read = {
+        key: _read_json(sources.get(key), artifacts.FINDINGS_FILE)
+        for key in artifacts.VARIANT_GATES
+    }
+    return {key: found for key, found in read.items() if found is not None}
+
+
 def _training(model_run: Section) -> Section | None:
     """Returns how the model was trained, the curves thinned."""
     about, history = model_run["about"], model_run["history"]
@@ -414,6 +443,10 @@ def _files(sources: Mapping[str, StoredArtifact], rejects_dir: str | None) -> li
             artifacts.DECISION_FILE,
         ),
         ("Serving gate", "what the server answered", artifacts.FINDINGS, artifacts.FINDINGS_FILE),
+        *(
+            (gate, "what a smaller model costs and brings", key, artifacts.FINDINGS_FILE)
+            for key, gate in artifacts.VARIANT_GATES.items()
+        ),
         ("Data gate", "all checks", artifacts.DATA_REPORT, checks.REPORT_FILE),
         (
             "Leaked rows",

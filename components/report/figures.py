@@ -12,6 +12,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bert_tfx.components.predictor.predictions import CANDIDATE
+from bert_tfx.components.report.variants import (
+    ACCEPTED,
+    CONTROL,
+    HEAD,
+    REFUSED,
+    batch_sizes,
+    load_of,
+)
 from bert_tfx.schema.tasks import TRAIN
 
 Figure = dict[str, Any]
@@ -19,6 +27,26 @@ Figure = dict[str, Any]
 _COLOURS = {"candidate": "var(--candidate)", "baseline": "var(--baseline)"}
 _SERIES = tuple(f"var(--series-{number})" for number in range(1, 9))
 _NAME_CHARS = 28
+_STATES = {
+    HEAD: ("var(--baseline)", "circle"),
+    ACCEPTED: ("var(--candidate)", "circle"),
+    REFUSED: ("var(--bad)", "circle-open"),
+    CONTROL: ("var(--series-4)", "diamond-open"),
+}
+# Of the smallest figure of models, in pixels: where labels have place there, they have it in others.
+_PLOT_SIZE = (300, 270)
+_LABEL_SIZE = (6.2, 15)
+_LABEL_CHARS = 17
+_LABEL_PLACES = {
+    "middle right": (1, 0),
+    "middle left": (-1, 0),
+    "top right": (1, 1),
+    "bottom right": (1, -1),
+    "top left": (-1, 1),
+    "bottom left": (-1, -1),
+    "top center": (0, 1),
+    "bottom center": (0, -1),
+}
 _FAINT = {"color": "var(--faint)", "width": 1, "dash": "dot"}
 
 
@@ -42,6 +70,10 @@ def report_figures(content: Mapping[str, Any]) -> dict[str, Figure]:
     if content["data"]["lengths"]:
         longest = training and training["max_length"]
         figures["lengths"] = _lengths(content["data"]["lengths"], longest)
+    if variants := content.get("variants"):
+        for rows in batch_sizes(variants["models"]):
+            if figure := _variants(variants["models"], rows):
+                figures[f"variants_{rows}"] = figure
     return figures
 
 
@@ -275,6 +307,178 @@ def _lengths(lengths: Sequence[Mapping[str, Any]], longest: int | None) -> Figur
             }
         ]
     return {"data": traces, "layout": layout}
+
+
+def _variants(models: Sequence[Mapping[str, Any]], rows: int) -> Figure | None:
+    """Draws how much faster smaller models are against what they have right, and the Pareto front.
+
+    Returns None where there are not two models to draw.
+    """
+    drawn = [
+        model
+        for model in models
+        if str(rows) in model["times_as_fast"] and model["accuracy"]["value"] is not None
+    ]
+    if len(drawn) < 2:
+        return None
+    points = [(model["times_as_fast"][str(rows)], model["accuracy"]["value"]) for model in drawn]
+    front = _front(points)
+    x_range = _widened([x for x, _ in points], 0.16)
+    bars = [_bar(model["accuracy"]) for model in drawn]
+    y_range = _widened([end for bar in bars for end in bar], 0.08)
+    most = max((model["bytes"] or 0 for model in drawn), default=0) or 1
+    # The area says how large a model is.
+    sizes = [7 + 15 * math.sqrt((model["bytes"] or 0) / most) for model in drawn]
+    labels = [_model_label(model) for model in drawn]
+    places = _label_places(points, bars, sizes, labels, x_range, y_range)
+    traces: list[Figure] = [
+        _line([x for x, _ in front], [y for _, y in front], "")
+        | {
+            "name": "Pareto front",
+            "line": {"color": "var(--faint)", "width": 1.25, "dash": "dot", "shape": "vh"},
+            "hoverinfo": "skip",
+        }
+    ]
+    for state, (colour, symbol) in _STATES.items():
+        own = [i for i, model in enumerate(drawn) if model["state"] == state]
+        if not own:
+            continue
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers+text",
+                "name": state,
+                "x": [points[i][0] for i in own],
+                "y": [points[i][1] for i in own],
+                "error_y": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [bars[i][1] - points[i][1] for i in own],
+                    "arrayminus": [points[i][1] - bars[i][0] for i in own],
+                    "color": colour,
+                    "thickness": 1,
+                    "width": 0,
+                },
+                "marker": {
+                    "color": colour,
+                    "symbol": symbol,
+                    "size": [sizes[i] for i in own],
+                    "line": {"width": 2 if symbol.endswith("open") else 0},
+                },
+                "text": [labels[i] for i in own],
+                "textposition": [places[i] for i in own],
+                "textfont": {"color": "var(--text)", "size": 11},
+                "cliponaxis": False,
+                "customdata": [
+                    [_plain(drawn[i]["name"]), _milliseconds(drawn[i], rows)] for i in own
+                ],
+                "hovertemplate": "%{customdata[0]}: accuracy %{y:.4f}<br>%{x:.2f} times as fast, "
+                "p50 %{customdata[1]} ms<extra></extra>",
+            }
+        )
+    return {
+        "data": traces,
+        "layout": _layout(
+            x=_axis("times as fast", range=x_range),
+            y=_axis("accuracy", range=y_range),
+            showlegend=False,
+        ),
+    }
+
+
+def _milliseconds(model: Mapping[str, Any], rows: int) -> str:
+    load = load_of(model, rows)
+    return f"{load['p50']:.1f}" if load else ""
+
+
+def _model_label(model: Mapping[str, Any]) -> str:
+    lines = textwrap.wrap(model["name"], _LABEL_CHARS, max_lines=2, placeholder="…")
+    if model["bytes"]:
+        lines.append(f"{model['bytes'] / 1e6:,.1f} MB")
+    return "<br>".join(html.escape(line, quote=False) for line in lines)
+
+
+def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Returns the points that no other is both faster and better than, the slowest first."""
+    front: list[tuple[float, float]] = []
+    for point in sorted(set(points), reverse=True):
+        if not front or point[1] > front[-1][1]:
+            front.append(point)
+    return front[::-1]
+
+
+def _bar(accuracy: Mapping[str, float | None]) -> tuple[float, float]:
+    value, low, high = (accuracy.get(name) for name in ("value", "low", "high"))
+    return (low if low is not None else value or 0.0, high if high is not None else value or 0.0)
+
+
+def _widened(values: Sequence[float], share: float) -> list[float]:
+    lowest, highest = min(values), max(values)
+    edge = (highest - lowest) * share or 0.05
+    return [lowest - edge, highest + edge]
+
+
+def _label_places(
+    points: Sequence[tuple[float, float]],
+    bars: Sequence[tuple[float, float]],
+    sizes: Sequence[float],
+    labels: Sequence[str],
+    x_range: Sequence[float],
+    y_range: Sequence[float],
+) -> list[str]:
+    """Chooses for each label the side of its point where it hides least and is hidden least.
+
+    One after another; boxes are left, bottom, right and top in pixels of `_PLOT_SIZE`.
+    """
+    width, height = _PLOT_SIZE
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return (
+            (x - x_range[0]) / (x_range[1] - x_range[0]) * width,
+            (y - y_range[0]) / (y_range[1] - y_range[0]) * height,
+        )
+
+    taken = []
+    for (x, y), (low, high), size in zip(points, bars, sizes, strict=True):
+        left, middle = place(x, y)
+        taken.append((left - size / 2, middle - size / 2, left + size / 2, middle + size / 2))
+        taken.append((left - 1, place(x, low)[1], left + 1, place(x, high)[1]))
+    chosen: list[str] = []
+    centres = [place(x, y) for x, y in points]
+    for (x, y), size, label in zip(points, sizes, labels, strict=True):
+        lines = html.unescape(label).split("<br>")
+        w, h = max(map(len, lines)) * _LABEL_SIZE[0], len(lines) * _LABEL_SIZE[1]
+        left, middle = place(x, y)
+        best = None
+        for name, (across, up) in _LABEL_PLACES.items():
+            # Beside the point, or over it: plotly moves a label by the marker's half.
+            near = left + across * (size / 2 + 2) - w * (1 - across) / 2
+            under = middle + up * (size / 2 + 2) - h * (1 - up) / 2
+            box = (near, under, near + w, under + h)
+            hidden = sum(_overlap(box, other) for other in taken)
+            hidden += w * h - _overlap(box, (0, 0, width, height))
+            # It would be taken for the label of a point that lies nearer to it.
+            own = _distance(box, (left, middle))
+            if any(_distance(box, centre) < own for centre in centres):
+                hidden += w * h
+            if best is None or hidden < best[0]:
+                best = (hidden, name, box)
+        if best is not None:
+            chosen.append(best[1])
+            taken.append(best[2])
+    return chosen
+
+
+def _distance(box: tuple[float, ...], point: tuple[float, float]) -> float:
+    across = max(box[0] - point[0], 0.0, point[0] - box[2])
+    up = max(box[1] - point[1], 0.0, point[1] - box[3])
+    return math.hypot(across, up)
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    across = min(one[2], other[2]) - max(one[0], other[0])
+    up = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0.0, across) * max(0.0, up)
 
 
 def _styled(curves: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], Figure]]:

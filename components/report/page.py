@@ -13,6 +13,16 @@ import markupsafe
 from bert_tfx.components.promotion_gate.metrics import ACCURACY
 from bert_tfx.components.report.figures import comparison_figures, report_figures
 from bert_tfx.components.report.model_card import card_markdown
+from bert_tfx.components.report.variants import (
+    TEACHER,
+    accepted_compressions,
+    batch_sizes,
+    change_sentence,
+    limits_text,
+    load_of,
+    settings_text,
+    taught_difference,
+)
 from bert_tfx.schema.tasks import EVAL
 
 TEMPLATES = ("base.html", "macros.html", "page.html", "comparison.html", "page.css", "page.js")
@@ -37,6 +47,7 @@ _METRIC_NAMES = (
 _SECTIONS = (
     ("quality", "Quality"),
     ("slices", "Slices"),
+    ("variants", "Smaller models"),
     ("curves", "Curves"),
     ("mistakes", "Worst mistakes"),
     ("training", "Training"),
@@ -86,6 +97,7 @@ def report_page(content: Mapping[str, Any], folder: str) -> str:
     present = {
         "quality": measured,
         "slices": measured and slices,
+        "variants": content.get("variants"),
         "curves": {"roc", "calibration"} & set(figures),
         "mistakes": content["answers"],
         "training": content["training"],
@@ -107,6 +119,9 @@ def report_page(content: Mapping[str, Any], folder: str) -> str:
         "confusions": _confusions(decision) if measured else [],
         "serving": content["serving"] and dict.fromkeys(_FINDINGS) | content["serving"],
         "slices": _by_feature(slices),
+        "variants": content.get("variants"),
+        **_checkpoints(content),
+        "smaller": _smaller(content.get("variants"), figures),
         "slice_domain": _domain(
             [found["candidate"]["low"] for found in slices]
             + [found["baseline"]["value"] for found in slices if found["baseline"]]
@@ -227,6 +242,38 @@ def _confusions(decision: Mapping[str, Any]) -> list[tuple[str, str, int, int]]:
         if rows and i != j
     ]
     return sorted(found, key=lambda mistake: -mistake[2])[:_MATRIX_LABELS]
+
+
+def _smaller(variants: Mapping[str, Any] | None, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what is shown of smaller models besides what the content has."""
+    if variants is None:
+        return {"change": None, "compressed": []}
+    models = variants["models"]
+    sizes = batch_sizes(models)
+    drawn = [(rows, f"variants_{rows}") for rows in sizes if f"variants_{rows}" in figures]
+    return {
+        "batch_sizes": sizes,
+        "loads": [[load_of(model, rows) for rows in sizes] for model in models],
+        "change": change_sentence(variants),
+        "compressed": accepted_compressions(variants),
+        # One row and many; what lies between would fill the page.
+        "figures": drawn[:1] + drawn[1:][-1:],
+        "taught": taught_difference(variants),
+    }
+
+
+def _checkpoints(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the model began with, and whom it learned from."""
+    run = content["run"] or {}
+    trained = (content.get("variants") or {}).get("trained")
+    own, of_teacher = run.get("checkpoint"), run.get("teacher_checkpoint")
+    distillation = ((content["training"] or {}).get("about") or {}).get("distillation") or {}
+    return {
+        "checkpoint": of_teacher if trained == TEACHER else own,
+        "teacher_checkpoint": None if trained == TEACHER else of_teacher,
+        "teachers": distillation.get("teachers", ()),
+        "from_teacher": bool(distillation.get("student_layers")),
+    }
 
 
 def _marked_slices(slices: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -414,6 +461,8 @@ def _render(template: str, view: Mapping[str, Any], figures: Mapping[str, Any], 
         "megabytes": _bytes,
         "gigabytes": _gigabytes,
         "duration": _duration,
+        "settings": settings_text,
+        "limits": limits_text,
         "moment": _moment,
         "place": _place,
         "words": _words,

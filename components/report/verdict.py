@@ -112,6 +112,12 @@ def warnings(content: Mapping[str, Any]) -> list[dict[str, str]]:
     for text in (content["decision"] or {}).get("warnings", []):
         rank = _LAST if text.startswith(_INFORMING) else _AFTER_LEAKAGE
         ranked.append((rank, "PromotionGate", text))
+    for gate in content.get("variants", {}).get("gates", []):
+        if not gate["accepted"]:
+            reasons = " ".join(gate["reasons"]) or gate["verdict"]
+            text = f"The step {gate['step']} was left out: {reasons}"
+            ranked.append((_LAST, gate["node"], text))
+        ranked += [(_LAST, gate["node"], f"{gate['step']}: {text}") for text in gate["warnings"]]
     for split in content["data"]["splits"]:
         if split["rejected"]:
             ranked.append(

@@ -10,16 +10,23 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 from tensorflow_metadata.proto.v0 import anomalies_pb2, statistics_pb2
 
 from bert_tfx.components.data_gate import checks
-from bert_tfx.components.predictor.predictions import read_predictions
+from bert_tfx.components.predictor.predictions import Predictions, read_predictions
 from bert_tfx.components.promotion_gate.decision import decide
 from bert_tfx.components.promotion_gate.limits import PromotionLimits
-from bert_tfx.components.report.artifacts import PRODUCERS, StoredArtifact
+from bert_tfx.components.report.artifacts import (
+    PRODUCERS,
+    STUDENT_FINDINGS,
+    TEACHER_RUN,
+    VARIANT_GATES,
+    StoredArtifact,
+)
 from bert_tfx.schema.tasks import TASKS
 
 LIMITS = PromotionLimits(min_accuracy=0.8, max_regression=0.01)
@@ -30,6 +37,46 @@ CONFIG = {
     "model": "bert",
     "size": "tiny",
 }
+
+
+TEACHER = "teacher"
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A step of making a model smaller.
+
+    Attributes:
+        name: What it is called.
+        accepted: Whether its gate let it through.
+        wrong: Rows of the eval split that the variant has wrong.
+        size: Of the variant in MB.
+        speed: How many times as fast as the head of the chain the variant is.
+        settings: What was asked for.
+        control_wrong: Rows that the same student without a teacher has wrong; None without one.
+        warnings: What the gate warns of.
+        measured: Whether the gate came to measure anything.
+    """
+
+    name: str
+    accepted: bool = True
+    wrong: Sequence[int] = (3, 50, 120, 121)
+    size: float = 24.1
+    speed: float = 2.0
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    control_wrong: Sequence[int] | None = None
+    warnings: Sequence[str] = ()
+    measured: bool = True
+
+
+STUDENT = Step(
+    "student",
+    wrong=range(0, 30, 2),
+    size=47.5,
+    speed=1.93,
+    settings={"student_layers": 3, "temperature": 2.0, "alpha": 0.5, "hidden_weight": 0.0},
+    control_wrong=range(0, 44, 2),
+)
 
 
 @dataclasses.dataclass
@@ -48,6 +95,7 @@ class MadeUpRun:
         rejected: Rows of train that did not fit.
         leaked: Share of the eval rows that leaked.
         padding: What the training noted for each epoch, or None.
+        steps: Of making the model smaller; the first is the student's where it is called so.
     """
 
     folder: pathlib.Path
@@ -61,6 +109,7 @@ class MadeUpRun:
     rejected: int = 0
     leaked: float = 0.0
     padding: float | None = None
+    steps: Sequence[Step] = ()
 
     def write(self) -> dict[str, StoredArtifact]:
         """Writes all artifacts; returns them by the keys of `PRODUCERS`."""
@@ -82,6 +131,7 @@ class MadeUpRun:
             path = f"ExampleValidator/anomalies/Split-{split}/SchemaDiff.pb"
             self._file(path, anomalies_pb2.Anomalies().SerializeToString())
         self._training()
+        made = self._variants()
         (self.folder / "Trainer/model").mkdir()
         (self.folder / "StatisticsGen/statistics").mkdir(parents=True)
         (self.folder / "ModelPusher/pushed_model").mkdir(parents=True)
@@ -106,9 +156,14 @@ class MadeUpRun:
                 uri=str(self.folder / node / output),
                 properties=properties.get(key, {}),
             )
-            for number, (key, (node, output)) in enumerate(PRODUCERS.items(), start=1)
+            for number, (key, (node, output)) in enumerate(self._outputs(made), start=1)
             if key != "baseline_model" or self.baseline_wrong is not None
         }
+
+    def _outputs(self, made: Sequence[str]) -> list[tuple[str, tuple[str, str]]]:
+        """Returns what is made in every run, and these besides."""
+        rare = {TEACHER_RUN, *VARIANT_GATES} - set(made)
+        return [(key, output) for key, output in PRODUCERS.items() if key not in rare]
 
     def _file(self, name: str, content: str | bytes) -> None:
         path = self.folder / name
@@ -222,7 +277,100 @@ class MadeUpRun:
             counts[f"rows_written_eval_{label}"] = self.rows // len(self.labels)
         return counts
 
-    def _training(self) -> None:
+    def _variants(self) -> list[str]:
+        """Writes the findings of the steps; returns their keys, and the teacher's."""
+        is_student = bool(self.steps) and self.steps[0].name == STUDENT.name
+        keys = list(VARIANT_GATES)[0 if is_student else 1 :]
+        wrong: Sequence[int] = (3, 50)
+        head = {"name": TEACHER if is_student else "trained model", "parameters": 22_713_986}
+        head |= {"bytes": 94_100_000, "accuracy": self._accuracy(wrong), "load": self._load(1)}
+        before = head
+        for key, step in zip(keys, self.steps, strict=False):
+            found = self._variant_findings(step, head, before, wrong)
+            self._file(f"{VARIANT_GATES[key]}/findings/findings.json", json.dumps(found))
+            if step.accepted:
+                before, wrong = found["models"]["variant"], step.wrong
+        if is_student:
+            about = {"model": "bert", "size": None, "pretrained": "/checkpoints/teacher"}
+            about |= {"warm_start": None, "distillation": None}
+            self._training("Teacher", training=about)
+        used = keys[: len(self.steps)]
+        return [*used, TEACHER_RUN] if STUDENT_FINDINGS in used else used
+
+    def _variant_findings(
+        self,
+        step: Step,
+        head: Mapping[str, Any],
+        before: Mapping[str, Any],
+        before_wrong: Sequence[int],
+    ) -> dict[str, Any]:
+        limits = {"max_accuracy_drop": 0.02, "min_speedup": None, "max_size": None}
+        fallen = "accuracy fell by more than the 0.0200 allowed"
+        found: dict[str, Any] = {
+            "step": step.name,
+            "settings": step.settings,
+            "accepted": step.accepted,
+            "verdict": "Accepted: it is good enough." if step.accepted else f"Refused: {fallen}.",
+            "reasons": [] if step.accepted else [f"A{fallen[1:]}."],
+            "warnings": list(step.warnings),
+            "limits": limits,
+            "rows": self.rows,
+            "models": {},
+            "speedup": {},
+            "comparison": None,
+            "slices": [],
+        }
+        if not step.measured:
+            return found
+        variant = {"name": step.name, "parameters": round(step.size * 1e6 / 4.14)}
+        variant |= {"bytes": round(step.size * 1e6), "accuracy": self._accuracy(step.wrong)}
+        models = {"before": before, "variant": variant | {"load": self._load(step.speed)}}
+        if before is not head:
+            models = {"reference": head, **models}
+        if step.control_wrong is not None:
+            control = {"name": f"{step.name} without a teacher"}
+            control |= {"accuracy": self._accuracy(step.control_wrong)}
+            models["control"] = models["variant"] | control
+        judged = json.loads(self._decided(step.wrong, before_wrong))
+        return found | {
+            "models": models,
+            "speedup": {
+                str(old["rows"]): old["p50"] / new["p50"]
+                for old, new in zip(before["load"], models["variant"]["load"], strict=True)
+            },
+            "comparison": judged["comparison"],
+            "slices": judged["slices"],
+        }
+
+    def _load(self, speed: float) -> list[dict[str, float]]:
+        return [
+            {"rows": rows, "callers": 1, "requests": 70, "p50": p50 / speed, "p99": p50 / speed + 2}
+            | {"rows_per_second": 1000 * rows * speed / p50}
+            for rows, p50 in ((1, 15.9), (32, 301.5))
+        ]
+
+    def _accuracy(self, wrong: Sequence[int]) -> dict[str, float]:
+        judged = json.loads(self._decided(wrong, wrong))
+        return judged["candidate"]["overall"]["accuracy"]
+
+    def _decided(self, wrong: Sequence[int], baseline_wrong: Sequence[int]) -> str:
+        """Returns a decision about made-up answers with these mistakes."""
+        answers = [
+            np.array([self._answer(row, row in set(rows)) for row in range(self.rows)], np.float32)
+            for rows in (wrong, baseline_wrong)
+        ]
+        languages = np.array(["zh" if row < self.rows // 2 else "en" for row in range(self.rows)])
+        predictions = Predictions(
+            labels=np.arange(self.rows) % len(self.labels),
+            candidate=answers[0],
+            baseline=answers[1],
+            slices={"language": languages},
+        )
+        return decide(predictions, self.labels, LIMITS, resamples=50).to_json()
+
+    def _training(
+        self, node: str = "Trainer", *, training: Mapping[str, Any] | None = None
+    ) -> None:
         noted = {} if self.padding is None else {"padding": self.padding}
         epochs = [
             {"loss": 0.6 / epoch, "accuracy": 0.7 + 0.1 * epoch, "eval_loss": 0.5 / epoch}
@@ -239,11 +387,19 @@ class MadeUpRun:
             "task": CONFIG["task"],
             "lowercase": True,
             "max_length": 128,
-            "training": {"model": "bert", "size": "tiny", "pretrained": None},
+            "training": training or self._trained(),
             "versions": {"bert-tfx": "0.1.0", "keras": "3.12.4"},
         }
-        self._file("Trainer/model_run/history.json", json.dumps(history))
-        self._file("Trainer/model_run/model.json", json.dumps(about))
+        self._file(f"{node}/model_run/history.json", json.dumps(history))
+        self._file(f"{node}/model_run/model.json", json.dumps(about))
+
+    def _trained(self) -> dict[str, Any]:
+        about = {"model": "bert", "size": "tiny", "pretrained": None}
+        if self.steps and self.steps[0].name == STUDENT.name:
+            teachers = [str(self.folder / "Teacher/model/Format-Serving")]
+            about |= {"size": None, "warm_start": None}
+            about |= {"distillation": {"teachers": teachers, **self.steps[0].settings}}
+        return about
 
 
 class Records:
@@ -287,7 +443,10 @@ class Records:
         outputs: dict[str, list[tuple[str, str]]] = {}
         for key, (node, output) in PRODUCERS.items():
             outputs.setdefault(node, []).append((key, output))
+        rare = {"Teacher", *VARIANT_GATES.values()}
         for node, keys in outputs.items():
+            if node in rare and not any(key in sources for key, _ in keys):
+                continue
             execution = metadata_store_pb2.Execution(
                 type_id=self._type("execution", node),
                 last_known_state=states.get(node, "COMPLETE"),

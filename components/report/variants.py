@@ -1,0 +1,193 @@
+"""The smaller models of a run: what each step of making one smaller cost and brought.
+
+A step is the student, or one of the compressions after it. Its gate has measured the model before
+and the variant in turns, on one machine; steps were measured at different times. Across steps only
+ratios to the head of the chain are therefore told: the teacher, or the model that was trained.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bert_tfx.components.report import artifacts
+
+HEAD = "head"
+CONTROL = "control"
+ACCEPTED = "accepted"
+REFUSED = "refused"
+STUDENT = "student"
+TEACHER = "teacher"
+
+_MAX_SLICES = 8
+
+Section = dict[str, Any]
+
+
+def variants_section(
+    findings: Mapping[str, Mapping[str, Any]], teacher: Mapping[str, Any] | None
+) -> Section | None:
+    """Returns what a report tells of the smaller models, or None where none was made.
+
+    Args:
+        findings: What each gate has found, by its input's key in `artifacts.VARIANT_GATES`, in the
+            order of the steps.
+        teacher: How the teacher was trained, or None where there is none.
+
+    Returns:
+        `gates` (the findings with the `node` they are from), `models` (the chain, the head first),
+        `kept` (the index there of the model that goes on), `slices` (those that lost most),
+        `trained` (which model the training of the report is of: `teacher`, `student` or None) and
+        `teacher`.
+    """
+    if not findings:
+        return None
+    gates = [{"node": artifacts.VARIANT_GATES[key], **found} for key, found in findings.items()]
+    models = _chain(gates)
+    accepted = [i for i, model in enumerate(models) if model["state"] == ACCEPTED]
+    student = findings.get(artifacts.STUDENT_FINDINGS)
+    trained = None
+    if student is not None:
+        trained = TEACHER if refused_student(student) and teacher is not None else STUDENT
+    return {
+        "gates": gates,
+        "models": models,
+        "kept": accepted[-1] if accepted else 0,
+        "slices": _most_lost(gates),
+        "trained": trained,
+        "teacher": teacher,
+    }
+
+
+def refused_student(findings: Mapping[str, Any] | None) -> bool:
+    """Whether there was a student that its teacher is preferred to."""
+    return findings is not None and not findings["accepted"]
+
+
+def batch_sizes(models: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Returns the rows a request that the models of a chain were timed with, ascending."""
+    return sorted({load["rows"] for model in models for load in model["load"]})
+
+
+def load_of(model: Mapping[str, Any], rows: int) -> Mapping[str, Any] | None:
+    """Returns how a model answers requests of so many rows, or None where it was not asked."""
+    return next((load for load in model["load"] if load["rows"] == rows), None)
+
+
+def change_sentence(section: Mapping[str, Any]) -> str | None:
+    """Says what the chain came to in one sentence, or None where nothing was accepted."""
+    head, kept = section["models"][0], section["models"][section["kept"]]
+    if kept is head:
+        return None
+    parts = []
+    if kept["bytes"] and head["bytes"]:
+        parts.append(f"{kept['bytes'] / 1e6:,.1f} MB instead of {head['bytes'] / 1e6:,.1f}")
+    parts += [
+        f"{times:.2f} times as fast with {rows} row{'' if rows == '1' else 's'} a request"
+        for rows, times in kept["times_as_fast"].items()
+    ]
+    values = kept["accuracy"]["value"], head["accuracy"]["value"]
+    if None not in values:
+        parts.append(f"accuracy {values[0]:.4f} instead of {values[1]:.4f}")
+    return ", ".join(parts) + "."
+
+
+def accepted_compressions(section: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Returns the findings of the compressions that the model that goes on has had."""
+    student = artifacts.VARIANT_GATES[artifacts.STUDENT_FINDINGS]
+    return [gate for gate in section["gates"] if gate["accepted"] and gate["node"] != student]
+
+
+def taught_difference(section: Mapping[str, Any]) -> float | None:
+    """Returns how much better a student is than the same without a teacher; None if not known."""
+    control = next((model for model in section["models"] if model["state"] == CONTROL), None)
+    for model in section["models"]:
+        if control and model is not control and model["step"] == control["step"]:
+            values = model["accuracy"]["value"], control["accuracy"]["value"]
+            return None if None in values else values[0] - values[1]
+    return None
+
+
+def limits_text(limits: Mapping[str, float | None]) -> str:
+    """Returns in words what a step may cost and must bring; empty where nothing was asked."""
+    words = (
+        ("max_accuracy_drop", "{:g} less accuracy at most"),
+        ("min_speedup", "{:g} times as fast at least"),
+        ("max_size", "{:g} MB at most"),
+    )
+    return ", ".join(
+        text.format(limits[name]) for name, text in words if limits.get(name) is not None
+    )
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Returns what was asked of a step in one line; what is none, off or 0 is not told."""
+    return ", ".join(
+        name.replace("_", " ") if value is True else f"{name.replace('_', ' ')} {_plain(value)}"
+        for name, value in settings.items()
+        if value not in (None, False, "", [], {})
+    )
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"({settings_text(value)})"
+    if isinstance(value, list | tuple):
+        return " ".join(map(_plain, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _chain(gates: Sequence[Mapping[str, Any]]) -> list[Section]:
+    rows = []
+    for gate in gates:
+        models = gate["models"]
+        head = models.get("reference") or models.get("before")
+        if head and not rows:
+            rows.append(_row(head, HEAD, head))
+        if models.get("control"):
+            rows.append(_row(models["control"], CONTROL, head, gate))
+        state = ACCEPTED if gate["accepted"] else REFUSED
+        rows.append(_row(models.get("variant") or {}, state, head, gate))
+    return rows
+
+
+def _row(
+    model: Mapping[str, Any],
+    state: str,
+    head: Mapping[str, Any] | None,
+    gate: Mapping[str, Any] | None = None,
+) -> Section:
+    """Returns a model of the chain; what a gate that has stopped early did not find is None."""
+    load = list(model.get("load") or [])
+    in_turns = {found["rows"]: found["p50"] for found in (head or {}).get("load") or []}
+    comparison = gate["comparison"] if gate and state != CONTROL else None
+    return {
+        "name": model.get("name") or (gate["step"] if gate else state),
+        "state": state,
+        "step": gate["step"] if gate else None,
+        "node": gate["node"] if gate else None,
+        "verdict": gate["verdict"] if gate and state != CONTROL else None,
+        "before": gate["models"].get("before", {}).get("name") if gate else None,
+        "accuracy": model.get("accuracy") or {"value": None, "low": None, "high": None},
+        "difference": comparison and comparison["difference"]["estimate"],
+        "only_this": comparison and comparison["counts"]["only_candidate"],
+        "only_before": comparison and comparison["counts"]["only_baseline"],
+        "bytes": model.get("bytes"),
+        "parameters": model.get("parameters"),
+        "load": load,
+        "times_as_fast": {
+            str(found["rows"]): in_turns[found["rows"]] / found["p50"]
+            for found in load
+            if found["p50"] and in_turns.get(found["rows"])
+        },
+    }
+
+
+def _most_lost(gates: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """Returns the slices that lost most in a step, the greatest loss first."""
+    found = [
+        {"step": gate["step"], "state": ACCEPTED if gate["accepted"] else REFUSED, **one}
+        for gate in gates
+        for one in gate["slices"]
+        if one["difference"] and (one["difference"]["estimate"]["value"] or 0) < 0
+    ]
+    found.sort(key=lambda one: one["difference"]["estimate"]["value"])
+    return found[:_MAX_SLICES]
