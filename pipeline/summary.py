@@ -21,6 +21,8 @@ from bert_tfx.components.model_pusher.version_folder import ABOUT_FILE
 from bert_tfx.components.predictor.predictions import BASELINE, CANDIDATE
 from bert_tfx.components.promotion_gate import executor as promotion_gate
 from bert_tfx.components.promotion_gate.decision import Decision
+from bert_tfx.components.report import artifacts
+from bert_tfx.components.report.variants import settings_text
 from bert_tfx.components.serving_gate import executor as serving_gate
 from bert_tfx.modeling.features import NUM_TOKENS, NUM_TRUNCATED, TOKEN_IDS
 from bert_tfx.modeling.tokenization import CLS
@@ -100,6 +102,13 @@ def summarize(config: Config, runs: Sequence[NodeRun]) -> Summary:
     evaluation = outputs["Evaluator"]["evaluation"].uri
     measured = _metrics(evaluation)
     lines += _evaluation_lines(config, evaluation, measured, majority=_majority(config, examples))
+    lines += _smaller_lines(
+        [
+            json.loads(_read(outputs[gate]["findings"].uri, artifacts.FINDINGS_FILE))
+            for gate in artifacts.VARIANT_GATES.values()
+            if "findings" in outputs.get(gate, {})
+        ]
+    )
     lines += _told("Promotion", decision.verdict, *decision.reasons[1:], *decision.warnings)
     lines += _serving_lines(findings)
     lines.append(f"Model       {pushed_to or 'not pushed'}")
@@ -138,13 +147,53 @@ def _origin(model_uri: str) -> str:
     warm_start = training["warm_start"]
     if warm_start and warm_start["why_not"] is None:
         return "from the last good model"
-    origin = (
-        f"from {training['pretrained']}"
-        if training["pretrained"]
-        else f"with new weights of size {training['size']}"
-    )
-    why = f", not from the last good model: {warm_start['why_not']}" if warm_start else ""
-    return origin + why
+    distillation = training.get("distillation") or {}
+    if layers := distillation.get("student_layers"):
+        origin = f"from {layers} layers of its teacher"
+    elif training["pretrained"]:
+        origin = f"from {training['pretrained']}"
+    else:
+        origin = f"with new weights of size {training['size']}"
+    if warm_start:
+        origin += f", not from the last good model: {warm_start['why_not']}"
+    if distillation:
+        origin += f", taught by {' and '.join(distillation['teachers'])}"
+    for step in training.get("compressions", []):
+        origin += f", then made smaller ({settings_text(step['asked'])})"
+    return origin
+
+
+def _smaller_lines(findings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Says of each smaller model what it is worth, beside the one before."""
+    sentences = []
+    for gate in findings:
+        figures = ", ".join(_smaller_figures(gate))
+        verdict = "accepted" if gate["accepted"] else "refused"
+        sentences.append(f"{gate['step']}: {figures}{figures and ': '}{verdict}")
+        if not gate["accepted"]:
+            sentences += gate["reasons"] or [gate["verdict"]]
+        sentences += gate["warnings"]
+    return _told("Smaller", *sentences)
+
+
+def _smaller_figures(gate: Mapping[str, Any]) -> list[str]:
+    """Returns accuracy, size and speed of a variant, each with that of the model before."""
+    variant, before = (gate["models"].get(name) or {} for name in ("variant", "before"))
+    parts = []
+    values = [(model.get("accuracy") or {}).get("value") for model in (variant, before)]
+    if None not in values:
+        parts.append(
+            f"{values[0]:.4f} ({before.get('name', 'before')} {values[1]:.4f}, "
+            f"{values[0] - values[1]:+.4f})"
+        )
+    if variant.get("bytes") and before.get("bytes"):
+        parts.append(f"{variant['bytes'] / 1e6:,.1f} MB ({before['bytes'] / 1e6:,.1f})")
+    in_turns = {load["rows"]: load["p50"] for load in before.get("load") or ()}
+    for load in variant.get("load") or ():
+        if load["rows"] in in_turns:
+            rows = "1 row" if load["rows"] == 1 else f"{load['rows']} rows"
+            parts.append(f"{rows} {load['p50']:.1f} ms ({in_turns[load['rows']]:.1f})")
+    return parts
 
 
 def _told(title: str, *sentences: str) -> list[str]:

@@ -33,10 +33,11 @@ _STATES = {
     REFUSED: ("var(--bad)", "circle-open"),
     CONTROL: ("var(--series-4)", "diamond-open"),
 }
-# Of the smallest figure of models, in pixels: where labels have place there, they have it in others.
+# Of the smallest figure of models, in pixels: labels that have place there have it in others.
 _PLOT_SIZE = (300, 270)
 _LABEL_SIZE = (6.2, 15)
 _LABEL_CHARS = 17
+_LABEL_ROUNDS = 5
 _LABEL_PLACES = {
     "middle right": (1, 0),
     "middle left": (-1, 0),
@@ -428,7 +429,8 @@ def _label_places(
 ) -> list[str]:
     """Chooses for each label the side of its point where it hides least and is hidden least.
 
-    One after another; boxes are left, bottom, right and top in pixels of `_PLOT_SIZE`.
+    Each in turn, a few times, given where the others are. Boxes are left, bottom, right and top in
+    pixels of `_PLOT_SIZE`.
     """
     width, height = _PLOT_SIZE
 
@@ -438,35 +440,41 @@ def _label_places(
             (y - y_range[0]) / (y_range[1] - y_range[0]) * height,
         )
 
-    taken = []
-    for (x, y), (low, high), size in zip(points, bars, sizes, strict=True):
-        left, middle = place(x, y)
-        taken.append((left - size / 2, middle - size / 2, left + size / 2, middle + size / 2))
-        taken.append((left - 1, place(x, low)[1], left + 1, place(x, high)[1]))
-    chosen: list[str] = []
     centres = [place(x, y) for x, y in points]
-    for (x, y), size, label in zip(points, sizes, labels, strict=True):
+    marks = []
+    for (left, middle), (x, _), (low, high), size in zip(centres, points, bars, sizes, strict=True):
+        half = size / 2
+        marks.append((left - half, middle - half, left + half, middle + half))
+        marks.append((left - 1, place(x, low)[1], left + 1, place(x, high)[1]))
+    boxes, costs = [], []
+    for (left, middle), size, label in zip(centres, sizes, labels, strict=True):
         lines = html.unescape(label).split("<br>")
         w, h = max(map(len, lines)) * _LABEL_SIZE[0], len(lines) * _LABEL_SIZE[1]
-        left, middle = place(x, y)
-        best = None
-        for name, (across, up) in _LABEL_PLACES.items():
+        boxes.append([])
+        costs.append([])
+        for across, up in _LABEL_PLACES.values():
             # Beside the point, or over it: plotly moves a label by the marker's half.
             near = left + across * (size / 2 + 2) - w * (1 - across) / 2
             under = middle + up * (size / 2 + 2) - h * (1 - up) / 2
             box = (near, under, near + w, under + h)
-            hidden = sum(_overlap(box, other) for other in taken)
-            hidden += w * h - _overlap(box, (0, 0, width, height))
+            cost = sum(_overlap(box, mark) for mark in marks)
+            cost += 2 * (w * h - _overlap(box, (0, 0, width, height)))
             # It would be taken for the label of a point that lies nearer to it.
             own = _distance(box, (left, middle))
             if any(_distance(box, centre) < own for centre in centres):
-                hidden += w * h
-            if best is None or hidden < best[0]:
-                best = (hidden, name, box)
-        if best is not None:
-            chosen.append(best[1])
-            taken.append(best[2])
-    return chosen
+                cost += w * h / 2
+            boxes[-1].append(box)
+            costs[-1].append(cost)
+    chosen = [found.index(min(found)) for found in costs]
+    for _ in range(_LABEL_ROUNDS):
+        for i, found in enumerate(boxes):
+            others = [boxes[j][k] for j, k in enumerate(chosen) if j != i]
+            total = [
+                cost + 3 * sum(_overlap(box, other) for other in others)
+                for box, cost in zip(found, costs[i], strict=True)
+            ]
+            chosen[i] = total.index(min(total))
+    return [tuple(_LABEL_PLACES)[i] for i in chosen]
 
 
 def _distance(box: tuple[float, ...], point: tuple[float, float]) -> float:

@@ -9,6 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bert_tfx.components.promotion_gate.metrics import ACCURACY
+from bert_tfx.components.report import artifacts
+from bert_tfx.components.report.variants import (
+    TEACHER,
+    change_sentence,
+    compressions,
+    cost_clause,
+    settings_text,
+)
 from bert_tfx.schema.tasks import EVAL, TRAIN
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]#|~])")
@@ -85,15 +93,20 @@ def _model(content: Mapping[str, Any]) -> Section:
         return _section("Model", ["No model was trained."])
     about = training["about"]
     warm_start = about.get("warm_start")
+    distillation = about.get("distillation") or {}
     origin = (
         "fine-tuned from the model before it"
         if warm_start and warm_start["why_not"] is None
+        else f"a student of {distillation['student_layers']} layers of its teacher"
+        if distillation.get("student_layers")
         else f"fine-tuned from {about['pretrained']}"
         if about.get("pretrained")
         else f"with new weights of size {about.get('size')}"
     )
     items = [
         f"Architecture: {about.get('model')}, {origin}.",
+        *_distilled(content, distillation),
+        *_compressed(content.get("variants")),
         f"Reads up to {training['max_length']} tokens; the rest of a text is cut off.",
         "Upper and lower case are "
         + ("the same to it." if training["lowercase"] else "told apart."),
@@ -105,6 +118,49 @@ def _model(content: Mapping[str, Any]) -> Section:
         items.append(f"Version: {pushed['version']}, SHA-256 {pushed['sha256']}.")
     versions = ", ".join(f"{name} {version}" for name, version in training["versions"].items())
     return _section("Model", [], [*items, f"Made with {versions}."])
+
+
+def _distilled(content: Mapping[str, Any], distillation: Mapping[str, Any]) -> list[str]:
+    """Says what the model learned from besides its labels, and what that cost."""
+    variants = content.get("variants") or {}
+    if variants.get("trained") == TEACHER:
+        return ["A smaller student of it was trained, and refused."]
+    if not distillation:
+        return []
+    teacher = variants.get("teacher")
+    whom = " and ".join(distillation["teachers"])
+    if teacher is not None:
+        origin = teacher.get("pretrained") or f"new weights of size {teacher.get('size')}"
+        whom = f"a {teacher.get('model')} from {origin}, trained in the same run"
+    settings = {k: v for k, v in distillation.items() if k not in ("teachers", "student_layers")}
+    found = [
+        f"Distilled: besides the labels it learned from a teacher, {whom} "
+        f"({settings_text(settings)})."
+    ]
+    node = artifacts.VARIANT_GATES[artifacts.STUDENT_FINDINGS]
+    for gate in variants.get("gates", []):
+        if gate["node"] == node and (cost := cost_clause(gate)):
+            found.append(f"Against its teacher: {cost}.")
+    return found
+
+
+def _compressed(variants: Mapping[str, Any] | None) -> list[str]:
+    """Says what made the trained model smaller, and what that cost."""
+    if variants is None:
+        return []
+    found, refused = [], []
+    for gate in compressions(variants):
+        if not gate["accepted"]:
+            refused.append(gate["step"])
+            continue
+        cost = cost_clause(gate)
+        found.append(f"Made smaller after training by {gate['step']}{cost and f': {cost}'}.")
+    if refused:
+        found.append(f"Tried and left out: {'; '.join(refused)}.")
+    several = sum(gate["accepted"] for gate in variants["gates"]) > 1
+    if several and (change := change_sentence(variants)):
+        found.append(f"All in all, against the {variants['models'][0]['name']}: {change}")
+    return found
 
 
 def _intended_use(content: Mapping[str, Any]) -> Section:

@@ -15,9 +15,9 @@ from bert_tfx.components.report.figures import comparison_figures, report_figure
 from bert_tfx.components.report.model_card import card_markdown
 from bert_tfx.components.report.variants import (
     TEACHER,
-    accepted_compressions,
     batch_sizes,
     change_sentence,
+    compressions,
     limits_text,
     load_of,
     settings_text,
@@ -175,11 +175,13 @@ def comparison_page(
         for run, kind in (("A", "candidate"), ("B", "baseline"))
         if run in measured
     ]
+    chains = [(name, run["variants"]) for name, run in runs.items() if run.get("variants")]
     view = {
         "contents": [
             ("verdict", "Verdicts"),
             *([("quality", "Quality")] if metrics else []),
             *([("slices", "Slices")] if measured else []),
+            *([("variants", "Smaller models")] if chains else []),
             *([("curves", "Curves")] if figures else []),
             ("data", "Data"),
             ("config", "Configuration"),
@@ -189,6 +191,7 @@ def comparison_page(
             for (name, content), given in zip(runs.items(), names, strict=True)
         ],
         "metrics": metrics,
+        "chains": chains,
         "accuracies": accuracies,
         "domain": _domain([found["low"] for found in accuracies]),
         "same_rows": _same_rows(first, second),
@@ -255,7 +258,7 @@ def _smaller(variants: Mapping[str, Any] | None, figures: Mapping[str, Any]) -> 
         "batch_sizes": sizes,
         "loads": [[load_of(model, rows) for rows in sizes] for model in models],
         "change": change_sentence(variants),
-        "compressed": accepted_compressions(variants),
+        "compressed": [gate for gate in compressions(variants) if gate["accepted"]],
         # One row and many; what lies between would fill the page.
         "figures": drawn[:1] + drawn[1:][-1:],
         "taught": taught_difference(variants),

@@ -80,20 +80,47 @@ def change_sentence(section: Mapping[str, Any]) -> str | None:
     parts = []
     if kept["bytes"] and head["bytes"]:
         parts.append(f"{kept['bytes'] / 1e6:,.1f} MB instead of {head['bytes'] / 1e6:,.1f}")
-    parts += [
-        f"{times:.2f} times as fast with {rows} row{'' if rows == '1' else 's'} a request"
-        for rows, times in kept["times_as_fast"].items()
-    ]
+    parts += _times(kept["times_as_fast"])
     values = kept["accuracy"]["value"], head["accuracy"]["value"]
     if None not in values:
         parts.append(f"accuracy {values[0]:.4f} instead of {values[1]:.4f}")
     return ", ".join(parts) + "."
 
 
-def accepted_compressions(section: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Returns the findings of the compressions that the model that goes on has had."""
+def cost_clause(gate: Mapping[str, Any]) -> str:
+    """Says what a step cost and brought, against the model before; empty if it is not known."""
+    before, variant = (gate["models"].get(name) or {} for name in ("before", "variant"))
+    parts = []
+    if comparison := gate["comparison"]:
+        found = comparison["difference"]
+        value, low, high = (_figure(found["estimate"][n], "+") for n in ("value", "low", "high"))
+        parts.append(
+            f"accuracy {_figure(found['candidate'])} instead of {_figure(found['baseline'])} "
+            f"({value}, 95% interval {low} to {high})"
+        )
+    if before.get("bytes") and variant.get("bytes"):
+        parts.append(f"{variant['bytes'] / 1e6:,.1f} MB instead of {before['bytes'] / 1e6:,.1f}")
+    parts += _times(gate["speedup"])
+    return ", ".join(parts)
+
+
+def _times(times_as_fast: Mapping[str, float]) -> list[str]:
+    return [
+        f"{times:.2f} with {rows}"
+        if number
+        else f"{times:.2f} times as fast with {rows} row{'' if rows == '1' else 's'} a request"
+        for number, (rows, times) in enumerate(times_as_fast.items())
+    ]
+
+
+def _figure(value: float | None, sign: str = "") -> str:
+    return "undefined" if value is None else f"{value:{sign}.4f}"
+
+
+def compressions(section: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Returns the findings of all steps but the student's."""
     student = artifacts.VARIANT_GATES[artifacts.STUDENT_FINDINGS]
-    return [gate for gate in section["gates"] if gate["accepted"] and gate["node"] != student]
+    return [gate for gate in section["gates"] if gate["node"] != student]
 
 
 def taught_difference(section: Mapping[str, Any]) -> float | None:
