@@ -23,10 +23,11 @@ from tensorflow.core.protobuf import saved_model_pb2
 from bert_tfx.modeling.archives import sha256_of
 from bert_tfx.modeling.classifier import TextClassifier
 from bert_tfx.modeling.features import NUM_TOKENS, NUM_TRUNCATED, SEGMENT_IDS, TOKEN_IDS
+from bert_tfx.modeling.teacher_files import find_teacher
 from bert_tfx.modeling.trained_model import TrainedModel, library_versions
 from bert_tfx.modeling.weight_storage import FLOAT32, WidenedVariable, is_stored_narrow
 from bert_tfx.schema.errors import InputError
-from bert_tfx.schema.tasks import TEXT_A, TEXT_B
+from bert_tfx.schema.tasks import TEXT_A, TEXT_B, Task
 
 SERVING_DEFAULT = "serving_default"
 SERVE_TEXT = "serve_text"
@@ -313,7 +314,7 @@ def about_exported(directory: str) -> dict[str, Any]:
             about = json.load(file)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {error}; it comes with an export") from error
-    if missing := {"lowercase", "weights", "sha256"} - about.keys():
+    if missing := {"lowercase", "weights", "sha256", "max_length", "training"} - about.keys():
         raise InputError(
             f"{path}: does not say {', '.join(sorted(missing))}: export the model anew"
         )
@@ -346,6 +347,43 @@ def load_exported_classifier(directory: str) -> TextClassifier:
             f"{directory}: cannot be read as an exported classifier: {error}"
         ) from error
     return classifier
+
+
+def load_exported_model(directory: str, task: Task, eval_fraction: float) -> TrainedModel:
+    """Reads a model back that `save_for_serving` wrote.
+
+    Args:
+        directory: The SavedModel.
+        task: What its rows and labels mean; the SavedModel says its name, labels and texts only.
+        eval_fraction: Share of the rows that was held out, where there was no eval file.
+
+    Returns:
+        The model, in float32; its vocabulary is the SavedModel's own file. Of one that is stored
+        in 16 bits it has the rounded weights, and the same storage.
+
+    Raises:
+        InputError: If the SavedModel is not one of this project's, is damaged, or does not answer
+            the task.
+    """
+    about = about_exported(directory)
+    files = find_teacher(directory)
+    for name, ours, theirs in (
+        ("labels", list(files.labels), list(task.labels)),
+        ("text_features", list(files.text_features), list(task.text_features)),
+    ):
+        if ours != theirs:
+            raise InputError(f"{directory}: its {name} are {ours}, those of {task.name} {theirs}")
+    return TrainedModel(
+        classifier=load_exported_classifier(directory),
+        task=task,
+        vocab_file=files.vocab_file,
+        lowercase=files.lowercase,
+        max_length=about["max_length"],
+        eval_fraction=eval_fraction,
+        training=about["training"],
+        # Models of before there was a choice do not say it.
+        storage=about.get("storage", FLOAT32),
+    )
 
 
 # The graph works off batches of any size in parts, so that no sizes need be allowed. A pause of one

@@ -14,8 +14,9 @@ import tensorflow_transform as tft
 from tfx.components.trainer.fn_args_utils import FnArgs
 
 from bert_tfx.modeling import batching, export, features, preprocessing
-from bert_tfx.modeling.recipes import Recipe
+from bert_tfx.modeling.recipes import Distillation, Recipe
 from bert_tfx.modeling.training_run import TrainingRun
+from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import LABEL, Task
 
 _PARSE_BATCH = 1024
@@ -28,13 +29,20 @@ def run_fn(fn_args: FnArgs) -> None:
         fn_args: From TFX. `custom_config` holds `task` (JSON of the `Task`), `recipe` (fields of
             the `Recipe`), `model`, `size`, `pretrained`, `lowercase` and `eval_fraction` (see
             `TrainingRun`), `state_dir` (a folder in which an unfinished training waits for the next
-            run). The vocabulary comes with the transform graph; `base_model`, where it is given, is
-            the SavedModel to go on from.
+            run), `distillation` (fields of `Distillation`, or None) and `is_taught`. The
+            vocabulary comes with the transform graph; `base_model`, where it is given, is the
+            SavedModel to learn from where `is_taught`, else the one to go on from.
 
     Raises:
-        InputError: If the checkpoint to start from does not fit the vocabulary or the rows.
+        InputError: If the checkpoint to start from does not fit the vocabulary or the rows, or
+            there is no teacher.
     """
     config = fn_args.custom_config
+    if config["is_taught"] and fn_args.base_model is None:
+        raise InputError(
+            "distill: there is no teacher, as no model of this lineage was good enough yet: run "
+            "without distill first, or let the run train a teacher"
+        )
     transform_output = tft.TFTransformOutput(fn_args.transform_output)
     vocab_file = transform_output.vocabulary_file_by_name(preprocessing.VOCAB_ASSET)
     if vocab_file is None:
@@ -48,7 +56,9 @@ def run_fn(fn_args: FnArgs) -> None:
         vocab_file=vocab_file,
         lowercase=config["lowercase"],
         eval_fraction=config["eval_fraction"],
-        base_model=fn_args.base_model,
+        base_model=None if config["is_taught"] else fn_args.base_model,
+        teachers=(fn_args.base_model,) if config["is_taught"] else (),
+        distillation=config["distillation"] and Distillation(**config["distillation"]),
     )
     state_dir = os.path.join(config["state_dir"], _state_key(fn_args))
     trained = run.train(

@@ -57,7 +57,9 @@ class TrainingRun:
         base_model: The exported model whose weights to go on from, or None. One of another shape
             or vocabulary is not taken.
         teachers: Trained or exported models to learn from, as `find_teacher` takes them.
-        distillation: How to learn from them; None where there are none.
+        distillation: How to learn from them; None where there are none. With `student_layers` and
+            no teacher, what is trained starts as a copy of layers of what the teacher would have
+            started from, to compare a student with.
     """
 
     task: Task
@@ -75,7 +77,7 @@ class TrainingRun:
     @functools.cached_property
     def teaching(self) -> Teaching | None:
         """The teachers, read once (raises InputError where one does not fit)."""
-        if self.distillation is None:
+        if self.distillation is None or not self.teachers:
             return None
         found = [find_teacher(path) for path in self.teachers]
         for files in found:
@@ -118,21 +120,31 @@ class TrainingRun:
         return None
 
     def _cold_classifier(self) -> TextClassifier:
+        recipe, settings = self.recipe, self.distillation
+        if settings is None or settings.student_layers is None:
+            return self._untaught_classifier()
+        source = self.teaching.teachers[0] if self.teaching else self._untaught_classifier()
+        with distribution.scope(recipe):
+            return student_from_teacher(
+                source,
+                settings,
+                architecture=self.model,
+                head_dropout=recipe.dropout,
+                dtype=recipe.precision,
+                **self._dropouts,
+            )
+
+    @property
+    def _dropouts(self) -> dict[str, Any]:
+        """The encoder's rates that are not its own."""
+        rate = self.recipe.dropout
+        return {} if rate is None else {"hidden_dropout": rate, "attention_dropout": rate}
+
+    def _untaught_classifier(self) -> TextClassifier:
         recipe, num_labels = self.recipe, len(self.task.labels)
-        dropouts: dict[str, Any] = {}
-        if recipe.dropout is not None:
-            dropouts = {"hidden_dropout": recipe.dropout, "attention_dropout": recipe.dropout}
+        dropouts = self._dropouts
         vocab_size = len(read_vocabulary(self.vocab_file))
         with distribution.scope(recipe):
-            if self.teaching is not None and self.teaching.settings.student_layers:
-                return student_from_teacher(
-                    self.teaching.teachers[0],
-                    self.teaching.settings,
-                    architecture=self.model,
-                    head_dropout=recipe.dropout,
-                    dtype=recipe.precision,
-                    **dropouts,
-                )
             if self.pretrained is None:
                 model = self.model or "bert"
                 encoder = ENCODERS[model](
@@ -278,8 +290,8 @@ class TrainingRun:
     @property
     def _has_size(self) -> bool:
         """Whether the weights were new ones, of a named size."""
-        copied = self.distillation is not None and self.distillation.student_layers is not None
-        return not (self.pretrained or copied)
+        settings = self.distillation if self.teachers else None
+        return not (self.pretrained or (settings and settings.student_layers))
 
     def _about(self, result: SeedsResult) -> dict[str, Any]:
         best = result.progress[result.best_seed]
@@ -289,8 +301,9 @@ class TrainingRun:
             "pretrained": self.pretrained,
             "warm_start": self.base_model
             and {"model": self.base_model, "why_not": self.why_cold(result.model)},
-            "distillation": self.distillation
-            and {"teachers": self.teachers, **dataclasses.asdict(self.distillation)},
+            "distillation": {"teachers": self.teachers, **dataclasses.asdict(self.distillation)}
+            if self.distillation and self.teachers
+            else None,
             "recipe": dataclasses.asdict(self.recipe),
             "seed": result.best_seed,
             "epoch": best.best_epoch,

@@ -11,11 +11,12 @@ import numpy as np
 import tensorflow as tf
 
 from bert_tfx.modeling.classifier import TextClassifier
+from bert_tfx.modeling.compression_settings import STORES
 from bert_tfx.modeling.reshaping import as_array, reshaped
 from bert_tfx.schema.errors import InputError
 
 FLOAT32: Final = "float32"
-STORAGES: Final = (FLOAT32, "float16", "bfloat16")
+STORAGES: Final = (FLOAT32, *STORES)
 """What an export may hold its matrices in."""
 
 

@@ -37,7 +37,10 @@ _DONE, _INPUT_ERROR, _NOT_PUSHED, _DATA_REFUSED = 0, 2, 3, 4
 TIMEOUT = datetime.timedelta(hours=2)
 """How long a task may take that `TIMEOUTS` does not name."""
 
-TIMEOUTS: Mapping[str, datetime.timedelta] = {"Trainer": datetime.timedelta(days=2)}
+# The names are those of `bert_tfx.pipeline.variants`.
+TIMEOUTS: Mapping[str, datetime.timedelta] = dict.fromkeys(
+    ("Teacher", "Control", "Trainer"), datetime.timedelta(days=2)
+)
 """How long tasks may take, by node."""
 
 _DOC = """\

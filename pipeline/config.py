@@ -4,11 +4,8 @@ import dataclasses
 import hashlib
 import json
 import logging
-import math
 import os
-import types
-import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bert_tfx.components.data_gate.checks import Limits as DataLimits
@@ -21,8 +18,16 @@ from bert_tfx.modeling.vocab_file import read_vocabulary
 from bert_tfx.pipeline.beam_engine import BeamEngine
 from bert_tfx.pipeline.metadata_store import METADATA_FILE, Address, check_name, parse_url
 from bert_tfx.pipeline.notification import Hooks
+from bert_tfx.pipeline.option_kinds import check_options, kinds_of
 from bert_tfx.pipeline.pretrained import checkpoint_folder
 from bert_tfx.pipeline.resources import Resources, parse_resources
+from bert_tfx.pipeline.variants import (
+    LAST,
+    CompressStep,
+    DistillPlan,
+    parse_compress,
+    parse_distill,
+)
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.spans import format_span, is_daily
 from bert_tfx.schema.tasks import (
@@ -83,6 +88,8 @@ class Config:
         data_limits: What the rows must keep to, as `parse_limits` returns it.
         resources: What single nodes are given to run with, by node, as `parse_resources` returns
             it.
+        distill: How the model learns from a larger one, as `parse_distill` returns it, or None.
+        compress: What makes the trained model smaller, as `parse_compress` returns it.
         max_rejects: Rows that may be left out because they do not fit the task.
         eval_fraction: Share of the rows that is held out where the task has no eval file.
         span: Of files that arrive over time the newest span to read, a number or a day; None is the
@@ -125,6 +132,8 @@ class Config:
     beam: BeamEngine
     data_limits: DataLimits
     resources: Mapping[str, Resources] = dataclasses.field(default_factory=dict)
+    distill: DistillPlan | None = None
+    compress: tuple[CompressStep, ...] = ()
     vocab_file: str | None = None
     lowercase: bool = True
     model: str = "bert"
@@ -199,6 +208,8 @@ class Config:
             read_vocabulary(self.vocab_file)
         if self.pretrained is not None:
             self._check_pretrained(self.pretrained)
+        if self.distill is not None:
+            self._check_teacher(self.distill)
 
     def _check_pretrained(self, path: str) -> None:
         """Checks what can be said of the checkpoint without reading its weights."""
@@ -232,6 +243,40 @@ class Config:
                 f"max_length is {self.recipe.max_length}, but {path} has positions for {positions} "
                 "tokens only"
             )
+
+    def _check_teacher(self, plan: DistillPlan) -> None:
+        """Checks what can be said of the teacher before it is trained."""
+        if self.warm_start:
+            raise InputError(
+                "warm_start and distill: a student starts from its teacher; give one or the other"
+            )
+        teacher = self.teacher
+        if teacher is None or plan.settings.student_layers is not None:
+            return
+        if all(
+            getattr(teacher, name) == getattr(self, name)
+            for name in ("model", "size", "pretrained")
+        ):
+            raise InputError(
+                "distill: the teacher would be like its student: give student_layers, or say under "
+                "teacher in what it differs (model, size, pretrained)"
+            )
+
+    @property
+    def teacher(self) -> "Config | None":
+        """What the teacher is trained by, where this run trains one (raises InputError)."""
+        if self.distill is None or self.distill.teacher == LAST:
+            return None
+        other = dict(self.distill.teacher_model)
+        if "size" in other:
+            other["pretrained"] = None
+        return dataclasses.replace(
+            self,
+            recipe=dataclasses.replace(self.recipe, **self.distill.teacher_recipe),
+            distill=None,
+            compress=(),
+            **other,
+        )
 
     @property
     def push_files(self) -> dict[str, str]:
@@ -328,16 +373,6 @@ class Config:
         return os.path.join(self.output_dir, "schema")
 
 
-def _kinds(dataclass: type) -> dict[str, Any]:
-    """Returns the type of each field, without None."""
-    return {
-        name: next(t for t in typing.get_args(kind) if t is not types.NoneType)
-        if isinstance(kind, types.UnionType)
-        else kind
-        for name, kind in typing.get_type_hints(dataclass).items()
-    }
-
-
 _PATHS = (
     *("data_dir", "output_dir", "vocab_file", "pretrained"),
     *("push_tls_ca", "push_tls_cert", "push_tls_key", "push_token_file", "beam_job_server_jar"),
@@ -352,11 +387,16 @@ _PARTS: Mapping[str, Any] = {
     "beam": BeamEngine,
     "hooks": Hooks,
 }
-_PART_OPTIONS = {name: _kinds(part) for name, part in _PARTS.items()}
+_PARSED: Mapping[str, Callable[..., Any]] = {
+    "resources": parse_resources,
+    "distill": parse_distill,
+    "compress": parse_compress,
+}
+_PART_OPTIONS = {name: kinds_of(part) for name, part in _PARTS.items()}
 _CONFIG_OPTIONS = {
     name: kind
-    for name, kind in _kinds(Config).items()
-    if name not in ("task", "data_limits", "resources", *_PARTS, *_PATH_OPTIONS.values())
+    for name, kind in kinds_of(Config).items()
+    if name not in ("task", "data_limits", *_PARSED, *_PARTS, *_PATH_OPTIONS.values())
 } | dict.fromkeys(_PATH_OPTIONS, str)
 
 # What a configuration file and the command line may say, with the kind of value.
@@ -366,8 +406,8 @@ OPTIONS: Mapping[str, Any] = {
     "pretrained_sha256": str,
     # Text, or from a file an object: what `parse_limits` reads.
     "limits": object,
-    # Text, or from a file an object: what `parse_resources` reads.
-    "resources": object,
+    # Text, or from a file an object or a list: what their functions read.
+    **dict.fromkeys(_PARSED, object),
     **_CONFIG_OPTIONS,
     **{name: kind for part in _PART_OPTIONS.values() for name, kind in part.items()},
 }
@@ -387,8 +427,9 @@ def make_config(options: Mapping[str, Any]) -> Config:
         options: A value for each name in `OPTIONS` that shall not have its default: `task` (a
             task, the name of one, or the fields of the user's own, see `own_task`), `data`,
             `output`, `vocab`, `recipe` (a name of `RECIPES`), `pretrained_sha256` (of an archive),
-            `limits` (what `parse_limits` reads), `resources` (what `parse_resources` reads), the
-            other fields of `Config`, and those of its recipe, limits and Beam engine.
+            `limits` (what `parse_limits` reads), `resources`, `distill` and `compress` (what
+            `parse_resources`, `parse_distill` and `parse_compress` read), the other fields of
+            `Config`, and those of its recipe, limits and Beam engine.
 
     Returns:
         The configuration.
@@ -396,7 +437,7 @@ def make_config(options: Mapping[str, Any]) -> Config:
     Raises:
         InputError: If an option is unknown, missing, of another kind or out of range.
     """
-    _check(options)
+    check_options(options, OPTIONS)
     for name, what in _REQUIRED.items():
         if name not in options:
             raise InputError(f"option {name!r} is missing: --{name} names {what}")
@@ -413,8 +454,11 @@ def make_config(options: Mapping[str, Any]) -> Config:
         "min_accuracy": _MIN_ACCURACY.get(published, guessing + _MARGIN_OVER_GUESSING),
         "max_regression": _MAX_REGRESSION,
     }
+    parsed = {name: parse(options.get(name, "")) for name, parse in _PARSED.items()}
+    parsed["distill"], of_teacher = _of_teacher(parsed["distill"])
     fields = {
         **_TASK_OPTIONS.get(published, {}),
+        **of_teacher,
         **_of_checkpoint(options),
         **{
             _PATH_OPTIONS.get(name, name): options[name]
@@ -439,7 +483,7 @@ def make_config(options: Mapping[str, Any]) -> Config:
         beam=BeamEngine(**parts["beam"]),
         hooks=Hooks(**parts["hooks"]),
         data_limits=parse_limits(options.get("limits", "")),
-        resources=parse_resources(options.get("resources", "")),
+        **parsed,
         **fields,
     )
     if config.vocab_file and not config.lowercase:
@@ -478,26 +522,29 @@ def _of_checkpoint(options: Mapping[str, Any]) -> dict[str, Any]:
     return {"pretrained": folder, **{k: v for k, v in fields.items() if v is not None}}
 
 
+def _of_teacher(plan: DistillPlan | None) -> tuple[DistillPlan | None, dict[str, Any]]:
+    """Finds the checkpoint that a teacher starts from.
+
+    Returns:
+        The plan with what the checkpoint says of itself, and how the student, too, has to read.
+    """
+    if plan is None or "pretrained" not in plan.teacher_model:
+        return plan, {}
+    found = _of_checkpoint(plan.teacher_model)
+    reads = ("vocab_file", "lowercase")
+    student: dict[str, Any] = {name: found.pop(name) for name in reads if name in found}
+    if plan.settings.student_layers is not None and "model" in found:
+        student["model"] = found["model"]
+    teacher = {**plan.teacher_model, **plan.teacher_recipe, **found}
+    return dataclasses.replace(plan, teacher=teacher), student
+
+
 def _recipe(name: str | None) -> Recipe:
     if name is None:
         return Recipe()
     if name not in RECIPES:
         raise InputError(f"unknown recipe {name!r}; known are {', '.join(RECIPES)}")
     return RECIPES[name]
-
-
-def _check(options: Mapping[str, Any], where: str = "") -> None:
-    """Refuses unknown names and values of another kind; messages begin with `where`."""
-    for name, value in options.items():
-        if name not in OPTIONS:
-            known = ", ".join(sorted(OPTIONS))
-            raise InputError(f"{where}unknown option {name!r}; known are {known}")
-        kind = OPTIONS[name]
-        fits = isinstance(value, (kind, int)) if kind is float else isinstance(value, kind)
-        if not fits or (isinstance(value, bool) and kind not in (bool, object)):
-            raise InputError(f"{where}option {name!r} must be {kind.__name__}. Received: {value!r}")
-        if value == "" or (kind is float and not math.isfinite(value)):
-            raise InputError(f"{where}option {name!r} must not be {value!r}")
 
 
 def task_of(value: object) -> Task:
@@ -539,5 +586,5 @@ def load_options(path: str) -> dict[str, Any]:
         raise InputError(f"{path}: not JSON: {error}") from error
     if not isinstance(options, dict):
         raise InputError(f"{path}: must hold a JSON object of options")
-    _check(options, f"{path}: ")
+    check_options(options, OPTIONS, f"{path}: ")
     return options

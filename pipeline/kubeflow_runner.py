@@ -19,7 +19,9 @@ import yaml
 from bert_tfx.pipeline.commands.options import with_sample
 from bert_tfx.pipeline.config import OPTIONS, Config, make_config
 from bert_tfx.pipeline.kubeflow_entrypoint import PAGE, PUSHED, RUN_ID, read_options
+from bert_tfx.pipeline.option_kinds import read_json_option
 from bert_tfx.pipeline.resources import Resources, parse_resources
+from bert_tfx.pipeline.variants import LAST, TRAINERS, parse_distill
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TASKS, Task
 
@@ -34,7 +36,7 @@ PARAMETERS = (
 """The options that can be changed at each submission."""
 
 _NODE_RESOURCES = Resources(cpus=2, memory_gb=8)
-_RESOURCES: Mapping[str, Resources] = {"Trainer": Resources(cpus=4, memory_gb=16)}
+_RESOURCES: Mapping[str, Resources] = dict.fromkeys(TRAINERS, Resources(cpus=4, memory_gb=16))
 # Options that name a path in the containers.
 _PATHS = (
     *("data", "output", "vocab", "beam_job_server_jar"),
@@ -298,15 +300,17 @@ def _portable(options: Mapping[str, Any]) -> dict[str, Any]:
             node: {name: value for name, value in dataclasses.asdict(given).items() if value}
             for node, given in parse_resources(portable["resources"]).items()
         }
+    for name in ("distill", "compress"):
+        if isinstance(portable.get(name), str):
+            portable[name], _ = read_json_option(portable[name], name, "the documentation's")
     return portable
 
 
 def _check(options: Mapping[str, Any], cluster: Cluster) -> Config:
     """Checks all that can be said without the files, which are on the cluster's volumes."""
     for name in _PATHS:
-        path = options.get(name)
-        if path is not None and not os.path.isabs(path):
-            raise InputError(f"{name}: must be an absolute path in the containers, not {path!r}")
+        if options.get(name) is not None:
+            _check_absolute(name, options[name])
     output = options.get("output")
     if output is None:
         raise InputError(
@@ -330,7 +334,16 @@ def _check(options: Mapping[str, Any], cluster: Cluster) -> Config:
     absent.setdefault("span", "newest")
     for name in ("vocab", "pretrained", "pretrained_sha256", *_PATHS[3:]):
         absent.pop(name, None)
+    plan = parse_distill(absent.get("distill", ""))
+    if plan is not None and "pretrained" in plan.teacher_model:
+        _check_absolute("distill, teacher, pretrained", plan.teacher_model["pretrained"])
+        absent["distill"] = {**absent["distill"], "teacher": LAST}
     return make_config(read_options(absent))
+
+
+def _check_absolute(name: str, path: str) -> None:
+    if not os.path.isabs(path):
+        raise InputError(f"{name}: must be an absolute path in the containers, not {path!r}")
 
 
 def _graph(
@@ -350,6 +363,7 @@ def _graph(
                     "task": "sample",
                     "output": folder,
                     "warm_start": config.warm_start,
+                    **_like(config),
                     # There the names of nodes are checked.
                     "resources": {name: {} for name in config.resources},
                 }
@@ -366,6 +380,16 @@ def _graph(
         for name, node in by_name.items()
     }
     return nodes_of(ir), producers, outputs
+
+
+def _like(config: Config) -> dict[str, Any]:
+    """Returns options by which the sample's pipeline has the same nodes of smaller models."""
+    plan = config.distill
+    options: dict[str, Any] = {"compress": [{"store": "float16"}] * len(config.compress)}
+    if plan is not None:
+        teacher = plan.teacher if plan.teacher == LAST else {"size": "tiny"}
+        options["distill"] = {"student_layers": 1, "teacher": teacher, "control": plan.control}
+    return options
 
 
 def _parameters(options: Mapping[str, Any], config: Config) -> dict[str, Any]:
@@ -405,7 +429,7 @@ def _resources(node: str, given: Mapping[str, Resources], cluster: Cluster) -> d
     """Returns the limits of a node's container; Kubernetes reserves as much."""
     default = _RESOURCES.get(node, _NODE_RESOURCES)
     named = given.get(node, Resources())
-    gpus = named.gpus or (cluster.gpus if node == "Trainer" else 0)
+    gpus = named.gpus or (cluster.gpus if node in TRAINERS else 0)
     resources: dict[str, Any] = {
         "cpuLimit": float(named.cpus or default.cpus or 0),
         "memoryLimit": float(named.memory_gb or default.memory_gb or 0),

@@ -25,10 +25,10 @@ from bert_tfx.components.model_pusher.version_folder import pushed_versions, rol
 from bert_tfx.pipeline.config import Config
 from bert_tfx.pipeline.metadata_store import new_run_id
 from bert_tfx.pipeline.pipeline import create_pipeline
+from bert_tfx.pipeline.variants import STUDENT
 from bert_tfx.pipeline.vocabulary import learned_vocabulary
 from bert_tfx.schema.errors import InputError
 
-TRAINER = "Trainer"
 MODEL_PUSHER = "ModelPusher"
 
 _SUCCEEDED = (metadata_store_pb2.Execution.COMPLETE, metadata_store_pb2.Execution.CACHED)
@@ -156,7 +156,7 @@ class NodeLauncher:
             (execution,) = handle.store.get_executions_by_id([info.execution_id])
         if execution.last_known_state not in _SUCCEEDED:
             raise RuntimeError(f"{name} failed; --verbose shows the log")
-        if name == TRAINER:
+        if name == STUDENT:
             # What a training that was stopped left for the next one; all of them are done now.
             shutil.rmtree(self._config.state_dir, ignore_errors=True)
         return NodeRun(name, execution.id, _is_cached(execution), time.monotonic() - start)

@@ -31,11 +31,8 @@ from tfx.utils import name_utils
 
 from bert_tfx.pipeline.config import Config
 from bert_tfx.pipeline.execution_records import Outputs, Record, Records
-from bert_tfx.pipeline.node_launcher import (
-    TRAINER,
-    compile_pipeline,
-    may_be_cached,
-)
+from bert_tfx.pipeline.node_launcher import compile_pipeline, may_be_cached
+from bert_tfx.pipeline.variants import STUDENT
 
 RECORDS_FOLDER = "records"
 """Where the records lie, below the run's output folder."""
@@ -114,7 +111,7 @@ def run_node(config: Config, name: str, run_id: str, given: _Inputs) -> Record:
     # What a resolver found is recorded where it was made.
     if not is_resolver(node):
         records.add(record)
-    if name == TRAINER:
+    if name == STUDENT:
         shutil.rmtree(config.state_dir, ignore_errors=True)
     return record
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow_data_validation as tfdv
 from ml_metadata.proto import metadata_store_pb2
@@ -16,9 +17,11 @@ from tfx.types import standard_artifacts
 
 from bert_tfx.components.baseline.strategy import (
     LatestBlessedModelOfOtherRowsStrategy,
+    LatestBlessedTeacherStrategy,
     LatestOtherAcceptedStatisticsStrategy,
     LatestOtherBlessedModelStrategy,
 )
+from bert_tfx.components.compressor.component import Compressor
 from bert_tfx.components.data_gate.component import DataGate, DataGateReport
 from bert_tfx.components.model_pusher.component import ModelPusher
 from bert_tfx.components.predictor.component import Predictor
@@ -29,13 +32,16 @@ from bert_tfx.components.serving_gate.component import ServingGate
 from bert_tfx.components.token_gate.component import TokenGate, TokenGateReport
 from bert_tfx.components.token_gate.executor import statistics_options
 from bert_tfx.components.tsv_example_gen.component import TsvExampleGen
+from bert_tfx.components.variant_gate.component import VariantGate
 from bert_tfx.modeling.checkpoint_files import find_checkpoint
+from bert_tfx.modeling.recipes import Distillation
 from bert_tfx.pipeline.beam_engine import BeamEngine
 from bert_tfx.pipeline.config import Config
 from bert_tfx.pipeline.evaluation import eval_config
 from bert_tfx.pipeline.fingerprint import file_fingerprint, source_fingerprint
 from bert_tfx.pipeline.metadata_store import connection_config
 from bert_tfx.pipeline.run_report import config_json, report_fingerprint
+from bert_tfx.pipeline.variants import CONTROL, STUDENT, TEACHER
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import EVAL, TRAIN
 from bert_tfx.schema.tfdv_schema import write_task_schema
@@ -48,6 +54,8 @@ _TOKEN_GATE = "bert_tfx.components.token_gate.executor"
 _PREDICTOR = "bert_tfx.components.predictor.executor"
 _PROMOTION_GATE = "bert_tfx.components.promotion_gate.executor"
 _SERVING_GATE = "bert_tfx.components.serving_gate.executor"
+_VARIANT_GATE = "bert_tfx.components.variant_gate.executor"
+_COMPRESSOR = "bert_tfx.components.compressor.executor"
 
 
 def create_pipeline(
@@ -148,37 +156,18 @@ def create_pipeline(
         fingerprint=source_fingerprint(_TOKEN_GATE),
     )
 
-    # It goes on from the last model that was good enough, of other rows, where that is asked for.
-    warm_start = Resolver(
-        strategy_class=LatestBlessedModelOfOtherRowsStrategy,
-        model=types.Channel(type=standard_artifacts.Model),
-        model_blessing=types.Channel(type=standard_artifacts.ModelBlessing),
-        candidate=examples,
-    ).with_id("WarmStart")
-    trainer = Trainer(
-        examples=transform.outputs["transformed_examples"],
+    learned = _Learned(
+        examples=examples,
+        data_report=data_gate.outputs["report"],
+        transformed_examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
         schema=schema,
-        base_model=warm_start.outputs["model"] if config.warm_start else None,
-        run_fn=f"{_TRAINING}.run_fn",
-        train_args=trainer_pb2.TrainArgs(splits=[TRAIN]),
-        eval_args=trainer_pb2.EvalArgs(splits=[EVAL]),
-        custom_config={
-            "task": task.to_json(),
-            "recipe": dataclasses.asdict(config.recipe),
-            "model": config.model,
-            "size": config.size,
-            "pretrained": config.pretrained,
-            "pretrained_fingerprint": config.pretrained
-            and file_fingerprint(*find_checkpoint(config.pretrained).files),
-            "lowercase": config.lowercase,
-            "eval_fraction": config.eval_fraction,
-            "state_dir": config.state_dir,
-            "fingerprint": source_fingerprint(_TRAINING),
-        },
     )
-    trainer.add_upstream_node(token_gate)
-    model = trainer.outputs["model"]
+    training = _training_nodes(config, learned, after=token_gate)
+    trainer, model = training[-1], training[-1].outputs["model"]
+    smaller, findings = _smaller_nodes(config, learned, training)
+    if smaller:
+        model = smaller[-1].outputs["model"]
 
     # The candidate answers as it will be served, beside the last model that was good enough. What
     # they answer is measured, and decides.
@@ -206,6 +195,7 @@ def create_pipeline(
         predictions=predictions,
         model=model,
         baseline_model=baseline.outputs["model"],
+        student_findings=findings[0] if config.distill else None,
         task=task,
         limits=config.promotion,
         slice_features=(*SLICE_FEATURES, *config.slice_columns),
@@ -265,8 +255,8 @@ def create_pipeline(
         token_statistics_gen,
         accepted_tokens,
         token_gate,
-        *([warm_start] if config.warm_start else []),
-        trainer,
+        *training,
+        *smaller,
         baseline,
         predictor,
         evaluator,
@@ -285,6 +275,155 @@ def create_pipeline(
         enable_cache=True,
         beam_pipeline_args=config.beam.arguments(),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Learned:
+    """What models learn from and are measured on."""
+
+    examples: types.BaseChannel
+    data_report: types.BaseChannel
+    transformed_examples: types.BaseChannel
+    transform_graph: types.BaseChannel
+    schema: types.BaseChannel
+
+
+def _training_nodes(
+    config: Config, learned: _Learned, after: base_node.BaseNode
+) -> list[base_node.BaseNode]:
+    """Returns what trains the model, the node that makes it last."""
+
+    def trainer(
+        of: Config,
+        name: str,
+        base_model: types.BaseChannel | None = None,
+        distillation: Distillation | None = None,
+    ) -> Trainer:
+        copies = distillation is not None and distillation.student_layers is not None
+        pretrained = None if copies and base_model else of.pretrained
+        node = Trainer(
+            examples=learned.transformed_examples,
+            transform_graph=learned.transform_graph,
+            schema=learned.schema,
+            base_model=base_model,
+            run_fn=f"{_TRAINING}.run_fn",
+            train_args=trainer_pb2.TrainArgs(splits=[TRAIN]),
+            eval_args=trainer_pb2.EvalArgs(splits=[EVAL]),
+            custom_config={
+                "task": of.task.to_json(),
+                "recipe": dataclasses.asdict(of.recipe),
+                "model": of.model,
+                "size": of.size,
+                "pretrained": pretrained,
+                "pretrained_fingerprint": pretrained
+                and file_fingerprint(*find_checkpoint(pretrained).files),
+                "distillation": distillation and dataclasses.asdict(distillation),
+                "is_taught": base_model is not None and distillation is not None,
+                "lowercase": of.lowercase,
+                "eval_fraction": of.eval_fraction,
+                "state_dir": of.state_dir,
+                "fingerprint": source_fingerprint(_TRAINING),
+            },
+        ).with_id(name)
+        node.add_upstream_node(after)
+        return node
+
+    plan = config.distill
+    if plan is None:
+        if not config.warm_start:
+            return [trainer(config, STUDENT)]
+        # It goes on from the last model that was good enough, of other rows.
+        warm_start = Resolver(
+            strategy_class=LatestBlessedModelOfOtherRowsStrategy,
+            model=types.Channel(type=standard_artifacts.Model),
+            model_blessing=types.Channel(type=standard_artifacts.ModelBlessing),
+            candidate=learned.examples,
+        ).with_id("WarmStart")
+        return [warm_start, trainer(config, STUDENT, warm_start.outputs["model"])]
+
+    # The teacher is trained first, or is the last model that was good enough.
+    teacher: base_node.BaseNode
+    if config.teacher is not None:
+        teacher = trainer(config.teacher, TEACHER)
+    else:
+        teacher = Resolver(
+            strategy_class=LatestBlessedTeacherStrategy,
+            model=types.Channel(type=standard_artifacts.Model),
+            model_blessing=types.Channel(type=standard_artifacts.ModelBlessing),
+        ).with_id(TEACHER)
+    student = trainer(config, STUDENT, teacher.outputs["model"], plan.settings)
+    if not plan.control:
+        return [teacher, student]
+    control = config
+    if plan.settings.student_layers is not None and config.teacher is not None:
+        # It has of what the teacher began with what the student has of the teacher.
+        control = dataclasses.replace(
+            config, size=config.teacher.size, pretrained=config.teacher.pretrained
+        )
+    alone = trainer(control, CONTROL, distillation=plan.settings)
+    # When the student has been trained, no training is unfinished.
+    student.add_upstream_node(alone)
+    return [teacher, alone, student]
+
+
+def _smaller_nodes(
+    config: Config, learned: _Learned, training: Sequence[base_node.BaseNode]
+) -> tuple[list[base_node.BaseNode], list[types.BaseChannel]]:
+    """Returns what makes the model smaller, each step with its gate, and what the gates find."""
+    by_name = {node.id: node for node in training}
+    model = by_name[STUDENT].outputs["model"]
+    head = by_name[TEACHER].outputs["model"] if config.distill else model
+    nodes: list[base_node.BaseNode] = []
+
+    def gate(name: str, variant: types.BaseChannel, **about: Any) -> types.BaseChannel:
+        node = VariantGate(
+            examples=learned.examples,
+            data_report=learned.data_report,
+            variant=variant,
+            task=config.task,
+            head="teacher" if config.distill else "trained",
+            slice_columns=config.slice_columns,
+            timeout=config.serving.serving_timeout,
+            fingerprint=source_fingerprint(_VARIANT_GATE),
+            **about,
+        ).with_id(name)
+        nodes.append(node)
+        return node.outputs["model"]
+
+    if config.distill is not None:
+        control = by_name.get(CONTROL)
+        model = gate(
+            "StudentGate",
+            model,
+            before=head,
+            control=control.outputs["model"] if control else None,
+            step="student",
+            settings=dataclasses.asdict(config.distill.settings),
+            limits=config.distill.limits,
+            goes_back=False,
+        )
+    for number, step in enumerate(config.compress, start=1):
+        compressor = Compressor(
+            examples=learned.examples,
+            model=model,
+            task=config.task,
+            settings=step.settings,
+            eval_fraction=config.eval_fraction,
+            fingerprint=source_fingerprint(_COMPRESSOR),
+        ).with_id(f"Compress{number}")
+        nodes.append(compressor)
+        model = gate(
+            f"CompressGate{number}",
+            compressor.outputs["smaller_model"],
+            before=model,
+            reference=head,
+            step=step.name,
+            settings=dataclasses.asdict(step.settings),
+            limits=step.limits,
+            goes_back=True,
+        )
+    gates = [node for node in nodes if isinstance(node, VariantGate)]
+    return nodes, [node.outputs["findings"] for node in gates]
 
 
 def _give_workers(config: Config, nodes: Sequence[base_node.BaseNode]) -> None:

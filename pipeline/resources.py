@@ -1,11 +1,11 @@
 """What single nodes of the pipeline are given to run with."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
+from bert_tfx.pipeline.option_kinds import read_json_option
 from bert_tfx.schema.errors import InputError
 
 _EXAMPLE = '{"Transform": {"workers": 4, "memory_gb": 16}}'
@@ -55,29 +55,10 @@ def parse_resources(
     if isinstance(value, str):
         if not value.strip():
             return {}
-        value, where = _read(value, where)
+        value, where = read_json_option(value, where, _EXAMPLE)
     if not isinstance(value, Mapping):
         raise InputError(f"{where}: expected an object by node, such as {_EXAMPLE}")
     return {node: _resources(fields, f"{where}, {node}") for node, fields in value.items()}
-
-
-def _read(text: str, where: str) -> tuple[Any, str]:
-    """Returns what JSON text or a JSON file holds, and what a message calls it."""
-    if not text.lstrip().startswith(("{", "[")):
-        where = text
-        try:
-            with open(text, encoding="utf-8") as file:
-                text = file.read()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8"
-            raise InputError(
-                f"{where}: cannot be read: {reason}; --resources takes a JSON file, or JSON such "
-                f"as {_EXAMPLE}"
-            ) from error
-    try:
-        return json.loads(text), where
-    except ValueError as error:
-        raise InputError(f"{where}: not JSON: {error}") from error
 
 
 def _resources(fields: Any, where: str) -> Resources:

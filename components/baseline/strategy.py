@@ -7,6 +7,7 @@ from tfx.components.evaluator import constants
 from tfx.dsl.components.common import resolver
 
 from bert_tfx.components.data_gate.checks import STATISTICS_ID
+from bert_tfx.components.variant_gate.limits import VARIANT_NAME
 
 MODEL = "model"
 BLESSING = "model_blessing"
@@ -40,6 +41,34 @@ class LatestOtherBlessedModelStrategy(resolver.ResolverStrategy):
         candidates = {artifact.id for artifact in input_dict[CANDIDATE]}
         others = (model for model in _blessed_models(input_dict) if model.id not in candidates)
         return _with_blessing(next(others, None), input_dict)
+
+
+class LatestBlessedTeacherStrategy(resolver.ResolverStrategy):
+    """Resolves to the latest blessed model that was not made smaller out of another one.
+
+    The last model that was good enough may be this teacher's own student.
+
+    The Resolver takes `model` and `model_blessing` (all there are).
+    """
+
+    def resolve_artifacts(
+        self, store: mlmd.MetadataStore, input_dict: dict[str, list[types.Artifact]]
+    ) -> dict[str, list[types.Artifact]]:
+        """Returns the model and its blessing, or empty lists where there is none.
+
+        Args:
+            store: Not used; the models say what made them.
+            input_dict: All artifacts of each channel.
+
+        Returns:
+            The same keys, with at most one artifact each.
+        """
+        teachers = (
+            model
+            for model in _blessed_models(input_dict)
+            if not model.get_string_custom_property(VARIANT_NAME)
+        )
+        return _with_blessing(next(teachers, None), input_dict)
 
 
 class LatestBlessedModelOfOtherRowsStrategy(resolver.ResolverStrategy):
@@ -95,7 +124,7 @@ def _with_blessing(
     return {
         MODEL: [model] if model else [],
         BLESSING: [_blessings(input_dict)[model.id]] if model else [],
-        CANDIDATE: input_dict[CANDIDATE],
+        **{key: found for key, found in input_dict.items() if key == CANDIDATE},
     }
 
 

@@ -13,6 +13,7 @@ from tfx.types import component_spec, standard_artifacts
 
 from bert_tfx.components.promotion_gate import executor
 from bert_tfx.components.promotion_gate.limits import PromotionLimits
+from bert_tfx.components.variant_gate.component import VariantFindings
 from bert_tfx.schema.tasks import Task
 
 
@@ -37,6 +38,7 @@ class PromotionGateSpec(component_spec.ComponentSpec):
         "baseline_model": component_spec.ChannelParameter(
             type=standard_artifacts.Model, optional=True
         ),
+        "student_findings": component_spec.ChannelParameter(type=VariantFindings, optional=True),
     }
     OUTPUTS = {
         "decision": component_spec.ChannelParameter(type=PromotionDecision),
@@ -53,6 +55,8 @@ class PromotionGate(base_component.BaseComponent):
         predictions: The eval rows with the answers of both models, as Predictor writes them.
         model: The candidate.
         baseline_model: The model that it would replace, if there is one.
+        student_findings: What VariantGate found of the student that it is, or was made of. One
+            that lost too much to its teacher is not blessed.
         task: Names the labels.
         limits: What the candidate must reach.
         slice_features: The rows' features to slice by, besides the label.
@@ -68,6 +72,7 @@ class PromotionGate(base_component.BaseComponent):
         predictions: types.BaseChannel,
         model: types.BaseChannel,
         baseline_model: types.BaseChannel | None = None,
+        student_findings: types.BaseChannel | None = None,
         task: Task,
         limits: PromotionLimits,
         slice_features: Sequence[str],
@@ -78,6 +83,7 @@ class PromotionGate(base_component.BaseComponent):
                 predictions=predictions,
                 model=model,
                 baseline_model=baseline_model,
+                student_findings=student_findings,
                 task=task.to_json(),
                 slice_features=json.dumps(list(slice_features)),
                 limits=limits.to_json(),

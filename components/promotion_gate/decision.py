@@ -195,6 +195,7 @@ def decide(
     *,
     row_names: Sequence[str] | None = None,
     seed_accuracies: Sequence[float] = (),
+    refusals: Sequence[str] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Decision:
@@ -207,13 +208,14 @@ def decide(
         row_names: What each row is called (`dev.tsv:17`); by default its position, from 1.
         seed_accuracies: Accuracies on these rows of the models that were trained with other seeds
             and this one's, two or more; none where only one was trained.
+        refusals: Clauses that say why it may not be promoted, whatever the rows show.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
 
     Returns:
         The decision; what is wrong with the answers is a reason in it, not an error.
     """
-    findings = _Findings()
+    findings = _Findings(reasons=list(refusals))
     rows = len(predictions.labels)
     num_classes = len(labels)
     names = list(row_names) if row_names is not None else [f"row {i + 1}" for i in range(rows)]

@@ -16,6 +16,7 @@ from bert_tfx.components.exported_model import exported_model
 from bert_tfx.components.predictor.predictions import read_predictions
 from bert_tfx.components.promotion_gate.decision import decide
 from bert_tfx.components.promotion_gate.limits import PromotionLimits
+from bert_tfx.components.variant_gate.limits import FINDINGS_FILE
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import EVAL, SOURCE_ROW, Task
 
@@ -36,7 +37,8 @@ class Executor(base_executor.BaseExecutor):
         """Decides on the candidate.
 
         Args:
-            input_dict: `predictions`, `model`, and `baseline_model` where there is one.
+            input_dict: `predictions`, `model`, and, where there is one, `baseline_model` and
+                `student_findings`.
             output_dict: `decision`; `blessing`, written as TFX's Evaluator writes it, so that its
                 readers (Pusher, resolvers) find what they know.
             exec_properties: `task` and `limits` (JSON), `slice_features` (JSON list).
@@ -66,6 +68,7 @@ class Executor(base_executor.BaseExecutor):
             PromotionLimits.from_json(exec_properties["limits"]),
             row_names=predictions.slices[SOURCE_ROW].tolist(),
             seed_accuracies=exported_model(input_dict["model"]).seed_accuracies,
+            refusals=_refusals(input_dict.get("student_findings")),
         )
         for warning in decision.warnings:
             _logger.warning("%s", warning)
@@ -99,3 +102,12 @@ class Executor(base_executor.BaseExecutor):
         )
         io_utils.write_string_file(os.path.join(blessing.uri, file), "")
         blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, value)
+
+
+def _refusals(findings: list[types.Artifact] | None) -> list[str]:
+    """Returns why the student may not go on, if it may not."""
+    if not findings:
+        return []
+    path = os.path.join(artifact_utils.get_single_uri(findings), FINDINGS_FILE)
+    found = json.loads(io_utils.read_string_file(path))
+    return [reason.removesuffix(".") for reason in found["reasons"]]

@@ -5,10 +5,8 @@ import dataclasses
 import json
 import logging
 import os
-import statistics
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfx import types
@@ -18,7 +16,7 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
 from bert_tfx.components.exported_model import ExportedModel, exported_model
-from bert_tfx.components.model_pusher.storage import copy_file, storage_of
+from bert_tfx.components.model_pusher.storage import storage_of
 from bert_tfx.components.model_pusher.version_folder import VersionFolder
 from bert_tfx.components.predictor.predictions import read_examples
 from bert_tfx.components.serving_gate.limits import ServingLimits
@@ -32,11 +30,11 @@ from bert_tfx.components.serving_gate.requests import (
     hostile_requests,
     largest_difference,
 )
+from bert_tfx.components.serving_gate.served import as_row, measure_in_turns, served
 from bert_tfx.schema.tasks import EVAL
 from bert_tfx.serving.errors import BadAnswer, ServingError
-from bert_tfx.serving.load import Load, measure
 from bert_tfx.serving.model_api import SERVE_TEXT
-from bert_tfx.serving.server_process import ServerProcess, installed_program, one_model_server
+from bert_tfx.serving.server_process import ServerProcess, installed_program
 
 _logger = logging.getLogger(__name__)
 
@@ -46,11 +44,6 @@ _MARKER_FILES = {True: "INFRA_BLESSED", False: "INFRA_NOT_BLESSED"}
 _GOLDEN_ROWS = 64
 # Each signature is asked for the golden rows in requests of one row, and of as many.
 _GOLDEN_BATCHES = (1, 32)
-_MEASURED_BATCHES = (1, 32)
-# Short turns, the candidate's and the last model's one after the other, so that what else the
-# machine does meets both.
-_TURNS = 3
-_TURN_SECONDS = 0.7
 _MB = 1_000_000
 # So many problems stand in the verdict.
 _NAMED = 3
@@ -115,7 +108,7 @@ def _findings(
     }
     problems: list[str] = []
     try:
-        with _served(model.path, limits.serving_timeout) as server:
+        with served(model.path, limits.serving_timeout) as server:
             findings["seconds_to_available"] = server.seconds
             problems += _answers(server, model, golden, limits.serving_tolerance, findings)
             if not problems:
@@ -134,20 +127,6 @@ def _findings(
         if len(problems) > _NAMED:
             verdict += f"; and {len(problems) - _NAMED} more in {FINDINGS_FILE}"
     return {"passed": passed, "verdict": verdict, "problems": problems, **findings}
-
-
-@contextlib.contextmanager
-def _served(path: str, timeout: float) -> Iterator[ServerProcess]:
-    """Serves a model, from a copy where it does not lie on this machine."""
-    source = storage_of(path)
-    with tempfile.TemporaryDirectory() as folder:
-        if not source.is_local:
-            for name in source.sizes(path):
-                copied = os.path.join(folder, name)
-                copy_file(source, os.path.join(path, name), storage_of(copied), copied)
-            path = folder
-        with one_model_server(path, timeout=timeout) as server:
-            yield server
 
 
 def _answers(
@@ -222,22 +201,15 @@ def _speed(
     findings: dict[str, Any],
 ) -> list[str]:
     """Measures latency and throughput, beside those of the last pushed model."""
-    texts = [_row(row) for row in golden]
+    texts = [as_row(row.texts) for row in golden]
     problems = []
     with contextlib.ExitStack() as stack:
         targets = {"candidate": server.target}
         if last is not None:
             targets["last_pushed"] = stack.enter_context(
-                _served(last, limits.serving_timeout)
+                served(last, limits.serving_timeout)
             ).target
-        measured: dict[str, list[dict[str, Any]]] = {name: [] for name in targets}
-        for rows in _MEASURED_BATCHES:
-            turns: dict[str, list[Load]] = {name: [] for name in targets}
-            for _ in range(_TURNS):
-                for name, target in targets.items():
-                    turns[name].append(measure(target, texts, rows=rows, seconds=_TURN_SECONDS))
-            for name, loads in turns.items():
-                measured[name].append(_middle(loads))
+        measured = measure_in_turns(targets, texts)
     findings["load"] = measured
     for new, old in zip(measured["candidate"], measured.get("last_pushed", ()), strict=False):
         slowdown = new["p50"] / old["p50"]
@@ -248,23 +220,6 @@ def _speed(
                 f"{limits.max_slowdown:g} times is allowed"
             )
     return problems
-
-
-def _row(row: GoldenRow) -> Any:
-    texts = tuple(text.decode() for text in row.texts.values())
-    return texts[0] if len(texts) == 1 else texts
-
-
-def _middle(loads: Sequence[Load]) -> dict[str, Any]:
-    """Returns the median of each figure of several turns."""
-    return {
-        **{name: getattr(loads[0], name) for name in ("rows", "callers")},
-        "requests": sum(load.requests for load in loads),
-        **{
-            name: statistics.median(getattr(load, name) for load in loads)
-            for name in ("p50", "p99", "rows_per_second")
-        },
-    }
 
 
 def _sizes(findings: Mapping[str, Any], limits: ServingLimits) -> list[str]:

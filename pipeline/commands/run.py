@@ -74,6 +74,19 @@ def add_options(parser: argparse.ArgumentParser, *, output: str = "--output") ->
         default=None,
         help="training goes on from the last model that was good enough, of other rows",
     )
+    smaller = parser.add_argument_group("smaller models (docs/compression.md)")
+    smaller.add_argument(
+        "--distill",
+        metavar="FILE|JSON",
+        help="a larger model is trained first and teaches this one, such as "
+        '{"student_layers": 2, "max_accuracy_drop": 0.02}',
+    )
+    smaller.add_argument(
+        "--compress",
+        metavar="FILE|JSON",
+        help="what is taken out of the trained model, step by step, such as "
+        '[{"prune_vocab": true}, {"store": "float16"}]; a step that loses too much is left out',
+    )
 
     data = parser.add_argument_group("what the data must be")
     options.add_numbers(

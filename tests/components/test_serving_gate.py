@@ -11,7 +11,7 @@ from tfx.components.util import model_utils
 from tfx.types import standard_artifacts
 
 from bert_tfx.components.model_pusher.version_folder import Origin, VersionFolder
-from bert_tfx.components.serving_gate import executor, requests
+from bert_tfx.components.serving_gate import executor, requests, served
 from bert_tfx.components.serving_gate.component import ServingFindings
 from bert_tfx.components.serving_gate.limits import ServingLimits
 from bert_tfx.schema.errors import InputError
@@ -42,7 +42,7 @@ def predicted(model, reviews):
 @pytest.fixture
 def gate(tmp_path, write_examples, monkeypatch):
     """Runs the gate; returns whether it blesses, and the findings."""
-    monkeypatch.setattr(executor, "_TURN_SECONDS", 0.1)
+    monkeypatch.setattr(served, "_TURN_SECONDS", 0.1)
 
     def gate(model, rows, *, blessed=True, **limits):
         blessing = standard_artifacts.ModelBlessing()

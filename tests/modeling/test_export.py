@@ -210,9 +210,9 @@ def test_any_text_is_answered(single_served, texts):
 
 
 @pytest.fixture(scope="module")
-def exported(vocab_file, tmp_path_factory):
-    """A model of pairs, as it is exported."""
-    model = TrainedModel(
+def model(vocab_file):
+    """A model of pairs."""
+    return TrainedModel(
         classifier=make_classifier(),
         task=TASKS["lcqmc"],
         vocab_file=vocab_file,
@@ -221,6 +221,11 @@ def exported(vocab_file, tmp_path_factory):
         eval_fraction=0.1,
         training={"epoch": 3},
     )
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    """The same, as it is exported."""
     folder = tmp_path_factory.mktemp("exported") / "1"
     export.save_for_serving(model, str(folder))
     return folder
@@ -279,6 +284,20 @@ def test_what_is_no_export_of_ours_is_an_input_error(exported, tmp_path):
     (tmp_path / "assets.extra" / "bert_tfx.json").write_text(json.dumps(about))
     with pytest.raises(InputError, match="does not say weights: export the model anew"):
         export.about_exported(str(tmp_path))
+
+
+def test_an_exported_model_is_read_back(model, exported):
+    again = export.load_exported_model(str(exported), model.task, 0.25)
+    assert (again.task, again.eval_fraction) == (model.task, 0.25)
+    for name in ("lowercase", "max_length", "storage"):
+        assert getattr(again, name) == getattr(model, name)
+    assert again.training == dict(model.training)
+    with open(again.vocab_file, "rb") as ours, open(model.vocab_file, "rb") as theirs:
+        assert ours.read() == theirs.read()
+    for ours, theirs in zip(again.classifier.weights, model.classifier.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(InputError, match=r"its text_features are .*, those of sst2 "):
+        export.load_exported_model(str(exported), TASKS["sst2"], 0.1)
 
 
 def test_batching_parameters_are_those_of_tf_serving(exported):

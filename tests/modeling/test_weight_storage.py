@@ -10,7 +10,7 @@ from bert_tfx.modeling.bert import BertEncoder
 from bert_tfx.modeling.classifier import TextClassifier
 from bert_tfx.modeling.export import (
     about_exported,
-    load_exported_classifier,
+    load_exported_model,
     save_for_serving,
     served_ops,
 )
@@ -96,9 +96,9 @@ def test_export_is_half_as_large_and_answers_as_the_rounded_model(
     np.testing.assert_array_equal(ask_as_a_server(folder), ask_as_a_server(wide))
     np.testing.assert_allclose(ask(folder), ask(plain), atol=near)
     assert np.abs(ask(folder) - ask(plain)).max() > 0
-    for ours, theirs in zip(
-        load_exported_classifier(folder).weights, narrow.classifier.weights, strict=True
-    ):
+    again = load_exported_model(folder, model.task, 0.1)
+    assert again.storage == storage
+    for ours, theirs in zip(again.classifier.weights, narrow.classifier.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 

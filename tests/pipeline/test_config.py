@@ -167,7 +167,7 @@ def test_options_reach_config_and_its_parts(vocab_file, pem):
     for name, value in values.items():
         owner = parts.get(name, made)
         assert getattr(owner, "vocab_file" if name == "vocab" else name) == value
-    parsed = {"limits", "resources"}
+    parsed = {"limits", "resources", "distill", "compress"}
     others |= {"task", "data", "output", "recipe", "pretrained", "pretrained_sha256"} | parsed
     assert others | values.keys() == OPTIONS.keys()
 
@@ -530,3 +530,44 @@ def test_metadata_is_kept_where_it_is_said():
     assert config(metadata="grpc://mlmd").metadata_address.url == "grpc://mlmd:8080"
     with pytest.raises(InputError, match="--metadata-password-file is for a store of mysql"):
         config(metadata_password_file="/password")
+
+
+def test_teacher_differs_from_the_student_in_what_is_said():
+    made = config(
+        size="tiny",
+        epochs=5,
+        distill={"alpha": 0.9, "teacher": {"size": "small", "epochs": 2, "learning_rate": 0.0001}},
+    )
+    teacher = made.teacher
+    assert (made.size, made.recipe.epochs) == ("tiny", 5)
+    assert (teacher.size, teacher.recipe.epochs) == ("small", 2)
+    assert teacher.recipe.learning_rate == 0.0001
+    assert teacher.recipe.max_length == made.recipe.max_length
+    assert teacher.distill is None
+    assert teacher.compress == ()
+
+
+def test_the_last_good_model_needs_no_teacher_of_this_run():
+    assert config(distill={"teacher": "last"}).teacher is None
+    assert config().teacher is None
+
+
+def test_student_of_layers_may_say_nothing_of_its_teacher():
+    assert config(distill={"student_layers": 2}).teacher.size == config().size
+
+
+def test_teacher_like_its_student_is_refused():
+    with pytest.raises(InputError, match=r"^distill: the teacher would be like its student: give "):
+        config(distill={"alpha": 0.5, "teacher": {"epochs": 9}})
+
+
+def test_teacher_and_warm_start_are_refused():
+    with pytest.raises(InputError, match=r"^warm_start and distill: "):
+        config(warm_start=True, distill={"student_layers": 2})
+
+
+def test_teacher_out_of_range_is_refused():
+    with pytest.raises(InputError, match=r"^size must be one of tiny, .*Received: 'huge'"):
+        config(distill={"teacher": {"size": "huge"}})
+    with pytest.raises(InputError, match=r"^epochs must be at least 1"):
+        config(distill={"teacher": {"size": "small", "epochs": 0}})

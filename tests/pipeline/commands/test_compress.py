@@ -84,7 +84,7 @@ def test_everything_at_once_is_a_model_that_the_others_take(bert_tfx, place):
     assert {"exported, MB", "1 row, ms", "batches of 32, rows/s"} < {*told}
     (compression,) = small.training["compressions"]
     assert compression["of"] == f"{place}/toy"
-    assert compression["asked"]["layers"] == [1]
+    assert compression["asked"]["layers"] == "1"
     assert compression["measured"]["after"]["parameters"] == small.classifier.count_params()
 
     tested = bert_tfx("test", "--model_path", "small", "--data", "glue", "--split", "eval").check(0)
@@ -142,14 +142,14 @@ def test_corpus_chooses_the_tokens(bert_tfx, place):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "nothing to do: name at least one of --layers, --heads, --ffn"),
+        ("", "nothing to do: name at least one of layers, heads, ffn, prune_vocab, store"),
         ("--heads 0", "nothing to do"),
-        ("--heads 1", "--heads is the share that goes, at least 0 and below 1. Received: 1"),
-        ("--ffn -0.1", "--ffn is the share that goes, at least 0 and below 1. Received: -0.1"),
-        ("--ffn nan", "--ffn is the share that goes"),
-        ("--layers one", "--layers must be numbers with commas between, or alternate. Received"),
-        ("--ffn 0.5 --importance-rows 0", "--importance-rows must be at least 1. Received: 0"),
-        ("--ffn 0.5 --corpus corpus", "--corpus says how to choose tokens: it goes with --prune-"),
+        ("--heads 1", "heads is the share that goes, at least 0 and below 1. Received: 1"),
+        ("--ffn -0.1", "ffn is the share that goes, at least 0 and below 1. Received: -0.1"),
+        ("--ffn nan", "ffn is the share that goes"),
+        ("--layers one", "layers must be numbers with commas between them, or alternate. Received"),
+        ("--ffn 0.5 --importance-rows 0", "importance_rows must be at least 1. Received: 0"),
+        ("--ffn 0.5 --corpus corpus", "corpus says how to choose tokens: it goes with prune_vocab"),
         ("--prune-vocab --corpus nowhere", "nowhere: no such file; --corpus names a file of texts"),
         ("--prune-vocab --min-count 0", "must be at least 1. Received: 0"),
         ("--prune-vocab --characters klingon", "'klingon': no such range of characters"),

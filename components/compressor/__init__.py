@@ -1,0 +1,1 @@
+"""Compressor: makes a trained model smaller."""

@@ -1,0 +1,88 @@
+"""Models in model servers of their own, and how fast they answer beside one another."""
+
+import contextlib
+import os
+import statistics
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from bert_tfx.components.model_pusher.storage import copy_file, storage_of
+from bert_tfx.serving.client import Row
+from bert_tfx.serving.load import Load, measure
+from bert_tfx.serving.server_process import ServerProcess, one_model_server
+
+MEASURED_BATCHES = (1, 32)
+"""Rows of the requests that are measured."""
+
+# Short turns, one model's after the other, so that what else the machine does meets all of them.
+_TURNS = 3
+_TURN_SECONDS = 0.7
+
+
+@contextlib.contextmanager
+def served(path: str, timeout: float) -> Iterator[ServerProcess]:
+    """Serves a model, from a copy where it does not lie on this machine.
+
+    Args:
+        path: The folder of its SavedModel.
+        timeout: Seconds that the server has to load it.
+
+    Yields:
+        The server.
+
+    Raises:
+        ServingError: As `model_server`.
+    """
+    source = storage_of(path)
+    with tempfile.TemporaryDirectory() as folder:
+        if not source.is_local:
+            for name in source.sizes(path):
+                copied = os.path.join(folder, name)
+                copy_file(source, os.path.join(path, name), storage_of(copied), copied)
+            path = folder
+        with one_model_server(path, timeout=timeout) as server:
+            yield server
+
+
+def measure_in_turns(
+    targets: Mapping[str, str], texts: Sequence[Row]
+) -> dict[str, list[dict[str, Any]]]:
+    """Measures servers by requests of one row and of 32.
+
+    Args:
+        targets: gRPC addresses by name.
+        texts: What is asked, drawn alike for all.
+
+    Returns:
+        For each name and batch size the medians over the turns, by the fields of `Load`.
+
+    Raises:
+        ServingError: If a request fails.
+    """
+    measured: dict[str, list[dict[str, Any]]] = {name: [] for name in targets}
+    for rows in MEASURED_BATCHES:
+        turns: dict[str, list[Load]] = {name: [] for name in targets}
+        for _ in range(_TURNS):
+            for name, target in targets.items():
+                turns[name].append(measure(target, texts, rows=rows, seconds=_TURN_SECONDS))
+        for name, loads in turns.items():
+            measured[name].append(_middle(loads))
+    return measured
+
+
+def as_row(texts: Mapping[str, bytes]) -> Row:
+    """Returns a row of texts by feature as clients take it."""
+    text_a, *others = (text.decode() for text in texts.values())
+    return (text_a, others[0]) if others else text_a
+
+
+def _middle(loads: Sequence[Load]) -> dict[str, Any]:
+    return {
+        **{name: getattr(loads[0], name) for name in ("rows", "callers")},
+        "requests": sum(load.requests for load in loads),
+        **{
+            name: statistics.median(getattr(load, name) for load in loads)
+            for name in ("p50", "p99", "rows_per_second")
+        },
+    }

@@ -1,0 +1,1 @@
+"""VariantGate: holds a smaller model to what it may lose and must gain."""
