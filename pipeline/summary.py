@@ -167,32 +167,28 @@ def _smaller_lines(findings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Says of each smaller model what it is worth, beside the one before."""
     sentences = []
     for gate in findings:
-        figures = ", ".join(_smaller_figures(gate))
         verdict = "accepted" if gate["accepted"] else "refused"
-        sentences.append(f"{gate['step']}: {figures}{figures and ': '}{verdict}")
-        if not gate["accepted"]:
-            sentences += gate["reasons"] or [gate["verdict"]]
-        sentences += gate["warnings"]
+        sentences += [
+            f"{gate['step']}: {', '.join(_smaller_figures(gate))}: {verdict}",
+            *gate["reasons"],
+            *gate["warnings"],
+        ]
     return _told("Smaller", *sentences)
 
 
 def _smaller_figures(gate: Mapping[str, Any]) -> list[str]:
     """Returns accuracy, size and speed of a variant, each with that of the model before."""
-    variant, before = (gate["models"].get(name) or {} for name in ("variant", "before"))
+    variant, before = gate["models"]["variant"], gate["models"]["before"]
     parts = []
-    values = [(model.get("accuracy") or {}).get("value") for model in (variant, before)]
-    if None not in values:
-        parts.append(
-            f"{values[0]:.4f} ({before.get('name', 'before')} {values[1]:.4f}, "
-            f"{values[0] - values[1]:+.4f})"
-        )
-    if variant.get("bytes") and before.get("bytes"):
-        parts.append(f"{variant['bytes'] / 1e6:,.1f} MB ({before['bytes'] / 1e6:,.1f})")
-    in_turns = {load["rows"]: load["p50"] for load in before.get("load") or ()}
-    for load in variant.get("load") or ():
-        if load["rows"] in in_turns:
-            rows = "1 row" if load["rows"] == 1 else f"{load['rows']} rows"
-            parts.append(f"{rows} {load['p50']:.1f} ms ({in_turns[load['rows']]:.1f})")
+    if gate["comparison"]:
+        ours, theirs = (model["accuracy"]["value"] for model in (variant, before))
+        parts.append(f"{ours:.4f} ({before['name']} {theirs:.4f}, {ours - theirs:+.4f})")
+    parts.append(f"{variant['bytes'] / 1e6:,.1f} MB ({before['bytes'] / 1e6:,.1f})")
+    # A variant that could not be asked has no times.
+    loads = zip(variant.get("load", ()), before.get("load", ()), strict=True)
+    for ours, theirs in loads:
+        rows = "1 row" if ours["rows"] == 1 else f"{ours['rows']} rows"
+        parts.append(f"{rows} {ours['p50']:.1f} ms ({theirs['p50']:.1f})")
     return parts
 
 

@@ -11,6 +11,7 @@ from bert_tfx.components.promotion_gate.component import PromotionDecision
 from bert_tfx.components.report import artifacts, executor
 from bert_tfx.components.serving_gate.component import ServingFindings
 from bert_tfx.components.token_gate.component import TokenGateReport
+from bert_tfx.components.variant_gate.component import VariantFindings
 from bert_tfx.schema.errors import InputError
 
 
@@ -21,12 +22,6 @@ class RunReport(types.Artifact):
     """
 
     TYPE_NAME = "RunReport"
-
-
-class VariantFindings(types.Artifact):
-    """What a gate has found of a smaller model, in `findings.json`."""
-
-    TYPE_NAME = "VariantFindings"
 
 
 def _optional(kind: type[types.Artifact]) -> component_spec.ChannelParameter:

@@ -21,7 +21,7 @@ from bert_tfx.components.report import artifacts, verdict
 from bert_tfx.components.report.answers import read_answers
 from bert_tfx.components.report.artifacts import StoredArtifact
 from bert_tfx.components.report.model_card import card_sections
-from bert_tfx.components.report.variants import refused_student, variants_section
+from bert_tfx.components.report.variants import variants_section
 from bert_tfx.schema.tasks import EVAL, NUM_TOKENS, TEXT_B, TRAIN
 
 FORMAT = 1
@@ -93,11 +93,7 @@ def read_content(
     Returns:
         The content; it can be written as JSON.
     """
-    findings = _variant_findings(sources)
-    teacher_run = _read_model_run(sources.get(artifacts.TEACHER_RUN))
     model_run = _read_model_run(sources.get(artifacts.MODEL_RUN))
-    if refused_student(findings.get(artifacts.STUDENT_FINDINGS)) and teacher_run["history"]:
-        model_run = teacher_run
     task = config.get("task") or model_run["about"].get("task") or {}
     decision = _read_json(sources.get(artifacts.DECISION), artifacts.DECISION_FILE)
     labels = (decision or {}).get("labels") or task.get("labels", [])
@@ -121,8 +117,9 @@ def read_content(
         "machine": machine(),
         "files": _files(sources, rejects_dir),
     }
-    teacher = teacher_run["about"].get("training")
-    if (smaller := variants_section(findings, teacher)) is not None:
+    teacher = _read_json(sources.get(artifacts.TEACHER_RUN), artifacts.MODEL_FILE) or {}
+    smaller = variants_section(_variant_findings(sources), teacher.get("training"))
+    if smaller is not None:
         content["variants"] = smaller
     content["padding"] = _padding(content)
     content["verdict"] = verdict.verdict(content)

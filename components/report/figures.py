@@ -23,6 +23,7 @@ from bert_tfx.components.report.variants import (
 from bert_tfx.schema.tasks import TRAIN
 
 Figure = dict[str, Any]
+_Box = tuple[float, float, float, float]
 
 _COLOURS = {"candidate": "var(--candidate)", "baseline": "var(--baseline)"}
 _SERIES = tuple(f"var(--series-{number})" for number in range(1, 9))
@@ -37,6 +38,7 @@ _STATES = {
 _PLOT_SIZE = (300, 270)
 _LABEL_SIZE = (6.2, 15)
 _LABEL_CHARS = 17
+_LABEL_LINES = 2
 _LABEL_ROUNDS = 5
 _LABEL_PLACES = {
     "middle right": (1, 0),
@@ -327,9 +329,9 @@ def _variants(models: Sequence[Mapping[str, Any]], rows: int) -> Figure | None:
     x_range = _widened([x for x, _ in points], 0.16)
     bars = [_bar(model["accuracy"]) for model in drawn]
     y_range = _widened([end for bar in bars for end in bar], 0.08)
-    most = max((model["bytes"] or 0 for model in drawn), default=0) or 1
+    most = max(model["bytes"] for model in drawn)
     # The area says how large a model is.
-    sizes = [7 + 15 * math.sqrt((model["bytes"] or 0) / most) for model in drawn]
+    sizes = [7 + 15 * math.sqrt(model["bytes"] / most) for model in drawn]
     labels = [_model_label(model) for model in drawn]
     places = _label_places(points, bars, sizes, labels, x_range, y_range)
     traces: list[Figure] = [
@@ -393,9 +395,11 @@ def _milliseconds(model: Mapping[str, Any], rows: int) -> str:
 
 
 def _model_label(model: Mapping[str, Any]) -> str:
-    lines = textwrap.wrap(model["name"], _LABEL_CHARS, max_lines=2, placeholder="…")
-    if model["bytes"]:
-        lines.append(f"{model['bytes'] / 1e6:,.1f} MB")
+    parts = model["name"].replace(", ", ",\n").split("\n")
+    lines = [line for part in parts for line in textwrap.wrap(part, _LABEL_CHARS)]
+    if len(lines) > _LABEL_LINES:
+        lines = [*lines[: _LABEL_LINES - 1], lines[_LABEL_LINES - 1].rstrip(",") + "…"]
+    lines.append(f"{model['bytes'] / 1e6:,.1f} MB")
     return "<br>".join(html.escape(line, quote=False) for line in lines)
 
 
@@ -446,7 +450,8 @@ def _label_places(
         half = size / 2
         marks.append((left - half, middle - half, left + half, middle + half))
         marks.append((left - 1, place(x, low)[1], left + 1, place(x, high)[1]))
-    boxes, costs = [], []
+    boxes: list[list[_Box]] = []
+    costs: list[list[float]] = []
     for (left, middle), size, label in zip(centres, sizes, labels, strict=True):
         lines = html.unescape(label).split("<br>")
         w, h = max(map(len, lines)) * _LABEL_SIZE[0], len(lines) * _LABEL_SIZE[1]
@@ -462,7 +467,7 @@ def _label_places(
             # It would be taken for the label of a point that lies nearer to it.
             own = _distance(box, (left, middle))
             if any(_distance(box, centre) < own for centre in centres):
-                cost += w * h / 2
+                cost += w * h
             boxes[-1].append(box)
             costs[-1].append(cost)
     chosen = [found.index(min(found)) for found in costs]
@@ -477,13 +482,13 @@ def _label_places(
     return [tuple(_LABEL_PLACES)[i] for i in chosen]
 
 
-def _distance(box: tuple[float, ...], point: tuple[float, float]) -> float:
+def _distance(box: _Box, point: tuple[float, float]) -> float:
     across = max(box[0] - point[0], 0.0, point[0] - box[2])
     up = max(box[1] - point[1], 0.0, point[1] - box[3])
     return math.hypot(across, up)
 
 
-def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+def _overlap(one: _Box, other: _Box) -> float:
     across = min(one[2], other[2]) - max(one[0], other[0])
     up = min(one[3], other[3]) - max(one[1], other[1])
     return max(0.0, across) * max(0.0, up)

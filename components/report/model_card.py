@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bert_tfx.components.promotion_gate.metrics import ACCURACY
-from bert_tfx.components.report import artifacts
 from bert_tfx.components.report.variants import (
-    TEACHER,
     change_sentence,
     compressions,
     cost_clause,
+    is_student,
     settings_text,
 )
 from bert_tfx.schema.tasks import EVAL, TRAIN
@@ -123,8 +122,6 @@ def _model(content: Mapping[str, Any]) -> Section:
 def _distilled(content: Mapping[str, Any], distillation: Mapping[str, Any]) -> list[str]:
     """Says what the model learned from besides its labels, and what that cost."""
     variants = content.get("variants") or {}
-    if variants.get("trained") == TEACHER:
-        return ["A smaller student of it was trained, and refused."]
     if not distillation:
         return []
     teacher = variants.get("teacher")
@@ -137,10 +134,12 @@ def _distilled(content: Mapping[str, Any], distillation: Mapping[str, Any]) -> l
         f"Distilled: besides the labels it learned from a teacher, {whom} "
         f"({settings_text(settings)})."
     ]
-    node = artifacts.VARIANT_GATES[artifacts.STUDENT_FINDINGS]
-    for gate in variants.get("gates", []):
-        if gate["node"] == node and (cost := cost_clause(gate)):
-            found.append(f"Against its teacher: {cost}.")
+    found += [
+        f"Against its teacher: {cost_clause(gate)}."
+        + ("" if gate["accepted"] else " That was not accepted.")
+        for gate in variants.get("gates", [])
+        if is_student(gate)
+    ]
     return found
 
 
@@ -153,13 +152,12 @@ def _compressed(variants: Mapping[str, Any] | None) -> list[str]:
         if not gate["accepted"]:
             refused.append(gate["step"])
             continue
-        cost = cost_clause(gate)
-        found.append(f"Made smaller after training by {gate['step']}{cost and f': {cost}'}.")
+        found.append(f"Made smaller after training ({gate['step']}): {cost_clause(gate)}.")
     if refused:
         found.append(f"Tried and left out: {'; '.join(refused)}.")
-    several = sum(gate["accepted"] for gate in variants["gates"]) > 1
+    several = sum(gate["accepted"] or is_student(gate) for gate in variants["gates"]) > 1
     if several and (change := change_sentence(variants)):
-        found.append(f"All in all, against the {variants['models'][0]['name']}: {change}")
+        found.append(f"All in all, against “{variants['models'][0]['name']}”: {change}")
     return found
 
 

@@ -14,10 +14,10 @@ from bert_tfx.components.promotion_gate.metrics import ACCURACY
 from bert_tfx.components.report.figures import comparison_figures, report_figures
 from bert_tfx.components.report.model_card import card_markdown
 from bert_tfx.components.report.variants import (
-    TEACHER,
     batch_sizes,
     change_sentence,
     compressions,
+    is_student,
     limits_text,
     load_of,
     settings_text,
@@ -120,7 +120,7 @@ def report_page(content: Mapping[str, Any], folder: str) -> str:
         "serving": content["serving"] and dict.fromkeys(_FINDINGS) | content["serving"],
         "slices": _by_feature(slices),
         "variants": content.get("variants"),
-        **_checkpoints(content),
+        **_learned_from(content),
         "smaller": _smaller(content.get("variants"), figures),
         "slice_domain": _domain(
             [found["candidate"]["low"] for found in slices]
@@ -258,6 +258,9 @@ def _smaller(variants: Mapping[str, Any] | None, figures: Mapping[str, Any]) -> 
         "batch_sizes": sizes,
         "loads": [[load_of(model, rows) for rows in sizes] for model in models],
         "change": change_sentence(variants),
+        "refused": [
+            gate for gate in variants["gates"][:1] if is_student(gate) and not gate["accepted"]
+        ],
         "compressed": [gate for gate in compressions(variants) if gate["accepted"]],
         # One row and many; what lies between would fill the page.
         "figures": drawn[:1] + drawn[1:][-1:],
@@ -265,17 +268,14 @@ def _smaller(variants: Mapping[str, Any] | None, figures: Mapping[str, Any]) -> 
     }
 
 
-def _checkpoints(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what the model began with, and whom it learned from."""
-    run = content["run"] or {}
-    trained = (content.get("variants") or {}).get("trained")
-    own, of_teacher = run.get("checkpoint"), run.get("teacher_checkpoint")
-    distillation = ((content["training"] or {}).get("about") or {}).get("distillation") or {}
+def _learned_from(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what is shown of the models that the run's model learned from."""
+    about = content["training"]["about"] if content["training"] else {}
+    distillation = about.get("distillation") or {}
     return {
-        "checkpoint": of_teacher if trained == TEACHER else own,
-        "teacher_checkpoint": None if trained == TEACHER else of_teacher,
         "teachers": distillation.get("teachers", ()),
         "from_teacher": bool(distillation.get("student_layers")),
+        "teacher_checkpoint": (content["run"] or {}).get("teacher_checkpoint"),
     }
 
 

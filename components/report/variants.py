@@ -14,10 +14,16 @@ HEAD = "head"
 CONTROL = "control"
 ACCEPTED = "accepted"
 REFUSED = "refused"
-STUDENT = "student"
-TEACHER = "teacher"
 
 _MAX_SLICES = 8
+# Settings of a compression that say nothing unless one of these was asked for.
+_HOW = {
+    "importance_rows": ("heads", "ffn"),
+    "min_count": ("prune_vocab",),
+    "characters": ("prune_vocab",),
+    "recovery_learning_rate": ("recovery_steps",),
+    "recovery_seed": ("recovery_steps",),
+}
 
 Section = dict[str, Any]
 
@@ -34,32 +40,27 @@ def variants_section(
 
     Returns:
         `gates` (the findings with the `node` they are from), `models` (the chain, the head first),
-        `kept` (the index there of the model that goes on), `slices` (those that lost most),
-        `trained` (which model the training of the report is of: `teacher`, `student` or None) and
-        `teacher`.
+        `kept` (the index there of the run's model), `slices` (those that lost most) and `teacher`.
     """
     if not findings:
         return None
     gates = [{"node": artifacts.VARIANT_GATES[key], **found} for key, found in findings.items()]
-    models = _chain(gates)
-    accepted = [i for i, model in enumerate(models) if model["state"] == ACCEPTED]
-    student = findings.get(artifacts.STUDENT_FINDINGS)
-    trained = None
-    if student is not None:
-        trained = TEACHER if refused_student(student) and teacher is not None else STUDENT
+    models, kept = _chain(gates)
     return {
         "gates": gates,
         "models": models,
-        "kept": accepted[-1] if accepted else 0,
+        "kept": kept,
         "slices": _most_lost(gates),
-        "trained": trained,
         "teacher": teacher,
     }
 
 
-def refused_student(findings: Mapping[str, Any] | None) -> bool:
-    """Whether there was a student that its teacher is preferred to."""
-    return findings is not None and not findings["accepted"]
+def is_student(gate: Mapping[str, Any]) -> bool:
+    """Whether findings are those on the student, which goes on in any case.
+
+    Where it is refused, the run's model is not promoted.
+    """
+    return gate["node"] == artifacts.VARIANT_GATES[artifacts.STUDENT_FINDINGS]
 
 
 def batch_sizes(models: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -77,9 +78,7 @@ def change_sentence(section: Mapping[str, Any]) -> str | None:
     head, kept = section["models"][0], section["models"][section["kept"]]
     if kept is head:
         return None
-    parts = []
-    if kept["bytes"] and head["bytes"]:
-        parts.append(f"{kept['bytes'] / 1e6:,.1f} MB instead of {head['bytes'] / 1e6:,.1f}")
+    parts = [f"{kept['bytes'] / 1e6:,.1f} MB instead of {head['bytes'] / 1e6:,.1f}"]
     parts += _times(kept["times_as_fast"])
     values = kept["accuracy"]["value"], head["accuracy"]["value"]
     if None not in values:
@@ -88,8 +87,8 @@ def change_sentence(section: Mapping[str, Any]) -> str | None:
 
 
 def cost_clause(gate: Mapping[str, Any]) -> str:
-    """Says what a step cost and brought, against the model before; empty if it is not known."""
-    before, variant = (gate["models"].get(name) or {} for name in ("before", "variant"))
+    """Says what a step cost and brought, against the model before."""
+    before, variant = gate["models"]["before"], gate["models"]["variant"]
     parts = []
     if comparison := gate["comparison"]:
         found = comparison["difference"]
@@ -98,8 +97,7 @@ def cost_clause(gate: Mapping[str, Any]) -> str:
             f"accuracy {_figure(found['candidate'])} instead of {_figure(found['baseline'])} "
             f"({value}, 95% interval {low} to {high})"
         )
-    if before.get("bytes") and variant.get("bytes"):
-        parts.append(f"{variant['bytes'] / 1e6:,.1f} MB instead of {before['bytes'] / 1e6:,.1f}")
+    parts.append(f"{variant['bytes'] / 1e6:,.1f} MB instead of {before['bytes'] / 1e6:,.1f}")
     parts += _times(gate["speedup"])
     return ", ".join(parts)
 
@@ -118,9 +116,8 @@ def _figure(value: float | None, sign: str = "") -> str:
 
 
 def compressions(section: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Returns the findings of all steps but the student's."""
-    student = artifacts.VARIANT_GATES[artifacts.STUDENT_FINDINGS]
-    return [gate for gate in section["gates"] if gate["node"] != student]
+    """Returns the findings on all steps but the student's."""
+    return [gate for gate in section["gates"] if not is_student(gate)]
 
 
 def taught_difference(section: Mapping[str, Any]) -> float | None:
@@ -146,11 +143,11 @@ def limits_text(limits: Mapping[str, float | None]) -> str:
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
-    """Returns what was asked of a step in one line; what is none, off or 0 is not told."""
+    """Returns what was asked of a step in one line, without what is none, off or 0."""
     return ", ".join(
         name.replace("_", " ") if value is True else f"{name.replace('_', ' ')} {_plain(value)}"
         for name, value in settings.items()
-        if value not in (None, False, "", [], {})
+        if value and (name not in _HOW or any(settings.get(what) for what in _HOW[name]))
     )
 
 
@@ -162,43 +159,45 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _chain(gates: Sequence[Mapping[str, Any]]) -> list[Section]:
-    rows = []
+def _chain(gates: Sequence[Mapping[str, Any]]) -> tuple[list[Section], int]:
+    """Returns the models in the order of the steps, and the index of the one that went on last."""
+    rows: list[Section] = []
+    kept = 0
     for gate in gates:
         models = gate["models"]
-        head = models.get("reference") or models.get("before")
-        if head and not rows:
-            rows.append(_row(head, HEAD, head))
-        if models.get("control"):
+        head = models.get("reference") or models["before"]
+        if not rows or rows[0]["accuracy"]["value"] is None:
+            # Where a variant could not be asked, nothing was.
+            rows[:1] = [_row(head, HEAD, head)]
+        if "control" in models:
             rows.append(_row(models["control"], CONTROL, head, gate))
-        state = ACCEPTED if gate["accepted"] else REFUSED
-        rows.append(_row(models.get("variant") or {}, state, head, gate))
-    return rows
+        if gate["accepted"] or is_student(gate):
+            kept = len(rows)
+        rows.append(_row(models["variant"], ACCEPTED if gate["accepted"] else REFUSED, head, gate))
+    return rows, kept
 
 
 def _row(
     model: Mapping[str, Any],
     state: str,
-    head: Mapping[str, Any] | None,
+    head: Mapping[str, Any],
     gate: Mapping[str, Any] | None = None,
 ) -> Section:
     """Returns a model of the chain; what a gate that has stopped early did not find is None."""
-    load = list(model.get("load") or [])
-    in_turns = {found["rows"]: found["p50"] for found in (head or {}).get("load") or []}
+    load = model.get("load", [])
+    in_turns = {found["rows"]: found["p50"] for found in head.get("load", [])}
     comparison = gate["comparison"] if gate and state != CONTROL else None
     return {
-        "name": model.get("name") or (gate["step"] if gate else state),
+        "name": model["name"],
         "state": state,
         "step": gate["step"] if gate else None,
         "node": gate["node"] if gate else None,
-        "verdict": gate["verdict"] if gate and state != CONTROL else None,
-        "before": gate["models"].get("before", {}).get("name") if gate else None,
-        "accuracy": model.get("accuracy") or {"value": None, "low": None, "high": None},
+        "accuracy": model.get("accuracy", {"value": None, "low": None, "high": None}),
         "difference": comparison and comparison["difference"]["estimate"],
         "only_this": comparison and comparison["counts"]["only_candidate"],
         "only_before": comparison and comparison["counts"]["only_baseline"],
-        "bytes": model.get("bytes"),
-        "parameters": model.get("parameters"),
+        "bytes": model["bytes"],
+        "parameters": model["parameters"],
         "load": load,
         "times_as_fast": {
             str(found["rows"]): in_turns[found["rows"]] / found["p50"]

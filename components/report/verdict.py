@@ -5,6 +5,7 @@ from typing import Any
 
 from bert_tfx.components.data_gate import checks
 from bert_tfx.components.promotion_gate.metrics import ACCURACY
+from bert_tfx.components.report.variants import is_student
 
 PUSHED = "pushed"
 REFUSED = "refused"
@@ -113,9 +114,9 @@ def warnings(content: Mapping[str, Any]) -> list[dict[str, str]]:
         rank = _LAST if text.startswith(_INFORMING) else _AFTER_LEAKAGE
         ranked.append((rank, "PromotionGate", text))
     for gate in content.get("variants", {}).get("gates", []):
-        if not gate["accepted"]:
-            reasons = " ".join(gate["reasons"]) or gate["verdict"]
-            text = f"The step {gate['step']} was left out: {reasons}"
+        # That of the student stands among the reasons of the PromotionGate.
+        if not gate["accepted"] and not is_student(gate):
+            text = f"The step {gate['step']} was left out. {' '.join(gate['reasons'])}"
             ranked.append((_LAST, gate["node"], text))
         ranked += [(_LAST, gate["node"], f"{gate['step']}: {text}") for text in gate["warnings"]]
     for split in content["data"]["splits"]:
