@@ -144,19 +144,12 @@ def limits_text(limits: Mapping[str, float | None]) -> str:
 
 def settings_text(settings: Mapping[str, Any]) -> str:
     """Returns what was asked of a step in one line, without what is none, off or 0."""
-    return ", ".join(
-        name.replace("_", " ") if value is True else f"{name.replace('_', ' ')} {_plain(value)}"
+    asked = {
+        name.replace("_", " "): f"{value:g}" if isinstance(value, float) else value
         for name, value in settings.items()
         if value and (name not in _HOW or any(settings.get(what) for what in _HOW[name]))
-    )
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f"({settings_text(value)})"
-    if isinstance(value, list | tuple):
-        return " ".join(map(_plain, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    }
+    return ", ".join(name if value is True else f"{name} {value}" for name, value in asked.items())
 
 
 def _chain(gates: Sequence[Mapping[str, Any]]) -> tuple[list[Section], int]:
@@ -202,7 +195,7 @@ def _row(
         "times_as_fast": {
             str(found["rows"]): in_turns[found["rows"]] / found["p50"]
             for found in load
-            if found["p50"] and in_turns.get(found["rows"])
+            if found["rows"] in in_turns
         },
     }
 

@@ -23,7 +23,6 @@ from bert_tfx.components.promotion_gate.limits import PromotionLimits
 from bert_tfx.components.promotion_gate.metrics import accuracy_estimate
 from bert_tfx.components.report.artifacts import (
     PRODUCERS,
-    STUDENT_FINDINGS,
     TEACHER_RUN,
     VARIANT_GATES,
     StoredArtifact,
@@ -83,7 +82,7 @@ COMPRESSED = Step(
         **{"min_count": 1, "characters": "ascii", "recovery_steps": 0, "recovery_seed": 1},
     },
 )
-TOO_MUCH = Step("heads 0.5, ffn 0.5", wrong=range(0, 60, 2), settings={"heads": 0.5, "ffn": 0.5})
+TOO_MUCH = Step("heads 0.5, ffn 0.5", wrong=range(0, 80, 2), settings={"heads": 0.5, "ffn": 0.5})
 BROKEN = Step("store float16", broken="the server did not load it")
 
 
@@ -285,25 +284,37 @@ class MadeUpRun:
             counts[f"rows_written_eval_{label}"] = self.rows // len(self.labels)
         return counts
 
-    def _variants(self) -> list[str]:
-        """Writes the findings of the steps; returns their keys, and the teacher's."""
-        is_student = bool(self.steps) and self.steps[0].name == STUDENT.name
-        keys = list(VARIANT_GATES)[0 if is_student else 1 :]
+    def variant_findings(self) -> dict[str, dict[str, Any]]:
+        """Returns what the gates of the steps have found, by their keys in `VARIANT_GATES`."""
+        keys = list(VARIANT_GATES)[0 if self._has_student else 1 :]
         wrong: Sequence[int] = (3, 50)
-        head = {"name": "teacher" if is_student else "trained", "parameters": 22_713_986}
+        head = {"name": "teacher" if self._has_student else "trained", "parameters": 22_713_986}
         head |= {"bytes": 94_100_000, "accuracy": self._accuracy(wrong), "load": self._load(1)}
-        before = head
+        found, before = {}, head
         for key, step in zip(keys, self.steps, strict=False):
-            found = self._variant_findings(step, head, before, wrong)
-            self._file(f"{VARIANT_GATES[key]}/findings/findings.json", json.dumps(found))
-            if found["accepted"] or step.name == STUDENT.name:
-                before, wrong = found["models"]["variant"], step.wrong
-        if is_student:
-            about = {"model": "bert", "size": None, "pretrained": "/checkpoints/teacher"}
-            about |= {"warm_start": None, "distillation": None}
-            self._training("Teacher", training=about)
-        used = keys[: len(self.steps)]
-        return [*used, TEACHER_RUN] if STUDENT_FINDINGS in used else used
+            found[key] = self._variant_findings(step, head, before, wrong)
+            goes_on = found[key]["accepted"] or step.name == STUDENT.name
+            if goes_on and step.broken is None:
+                before, wrong = found[key]["models"]["variant"], step.wrong
+        # Each has what it measured for itself.
+        return json.loads(json.dumps(found))
+
+    @property
+    def _has_student(self) -> bool:
+        return bool(self.steps) and self.steps[0].name == STUDENT.name
+
+    def _variants(self) -> list[str]:
+        """Writes the findings; returns their keys, and the teacher's."""
+        found = self.variant_findings()
+        for key, findings in found.items():
+            path = f"{VARIANT_GATES[key]}/findings/findings.json"
+            self._file(path, json.dumps(findings))
+        if not self._has_student:
+            return list(found)
+        about = {"model": "bert", "size": None, "pretrained": "/checkpoints/teacher"}
+        about |= {"warm_start": None, "distillation": None}
+        self._training("Teacher", training=about)
+        return [*found, TEACHER_RUN]
 
     def _variant_findings(
         self,
@@ -392,7 +403,7 @@ class MadeUpRun:
 
     def _trained(self) -> dict[str, Any]:
         about = {"model": "bert", "size": "tiny", "pretrained": None}
-        if self.steps and self.steps[0].name == STUDENT.name:
+        if self._has_student:
             teachers = [str(self.folder / "Teacher/model/Format-Serving")]
             about |= {"size": None, "warm_start": None}
             about |= {"distillation": {"teachers": teachers, **self.steps[0].settings}}
@@ -423,6 +434,7 @@ class Records:
         pipeline: str = "bert-tfx-sst2-1234",
         states: Mapping[str, str] | None = None,
         parameters: Mapping[str, Mapping[str, Any]] | None = None,
+        inputs: Mapping[str, Mapping[str, str]] | None = None,
         until: str = "ModelPusher",
     ) -> None:
         """Records a run of the components that make a report's inputs.
@@ -433,6 +445,7 @@ class Records:
             pipeline: The pipeline's name.
             states: `CACHED`, `FAILED` or `RUNNING` of components that are not `COMPLETE`.
             parameters: Of components.
+            inputs: Of components, keys of `sources` by the input; made by components before them.
             until: The component after which there is none.
         """
         states = states or {}
@@ -458,6 +471,10 @@ class Records:
                     for key, output in keys
                     if key in sources
                 ]
+            made += [
+                (self._artifact(sources[key]), self._event(name, is_input=True))
+                for name, key in (inputs or {}).get(node, {}).items()
+            ]
             contexts = [run, self._context("pipeline", pipeline)]
             contexts.append(self._context("node", f"{pipeline}.{node}"))
             self._store.put_execution(execution, made, contexts)
@@ -494,8 +511,9 @@ class Records:
             self._artifacts[source.uri] = artifact.id
         return artifact
 
-    def _event(self, output: str) -> metadata_store_pb2.Event:
-        event = metadata_store_pb2.Event(type=metadata_store_pb2.Event.OUTPUT)
-        event.path.steps.add(key=output)
+    def _event(self, key: str, *, is_input: bool = False) -> metadata_store_pb2.Event:
+        kinds = metadata_store_pb2.Event
+        event = kinds(type=kinds.INPUT if is_input else kinds.OUTPUT)
+        event.path.steps.add(key=key)
         event.path.steps.add(index=0)
         return event

@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import importlib.util
 import json
@@ -16,6 +17,8 @@ from bert_tfx.components.report.component import Report, RunReport
 from bert_tfx.components.report.content import RunFacts, read_content
 from bert_tfx.components.report.figures import comparison_figures, report_figures
 from bert_tfx.components.serving_gate import executor as serving_gate
+from bert_tfx.components.variant_gate import limits as variant_gate
+from bert_tfx.components.variant_gate.component import VariantFindings
 from bert_tfx.modeling import checkpoint_files, training_run
 from bert_tfx.schema.errors import InputError
 
@@ -25,6 +28,7 @@ made_up_run = importlib.util.module_from_spec(_SPEC)
 sys.modules["made_up_run"] = made_up_run
 _SPEC.loader.exec_module(made_up_run)
 CONFIG, MadeUpRun = made_up_run.CONFIG, made_up_run.MadeUpRun
+STEPS = (made_up_run.STUDENT, made_up_run.COMPRESSED, made_up_run.TOO_MUCH, made_up_run.BROKEN)
 
 FACTS = RunFacts(
     id="2026-01-01", pipeline="p", begun="2026-01-01T10:00:00+00:00", seconds=1.0, nodes=[]
@@ -43,6 +47,7 @@ def content(tmp_path):
 def test_names_of_files_are_those_that_the_components_write():
     assert artifacts.DECISION_FILE == promotion_gate.DECISION_FILE
     assert artifacts.FINDINGS_FILE == serving_gate.FINDINGS_FILE
+    assert artifacts.FINDINGS_FILE == variant_gate.FINDINGS_FILE
     assert artifacts.HISTORY_FILE == training_run.HISTORY_FILE
     assert artifacts.MODEL_FILE == checkpoint_files.MODEL_FILE
 
@@ -178,6 +183,26 @@ def test_rejected_rows_are_listed_and_their_text_is_not(tmp_path):
         )
 
 
+def test_smaller_models_are_read_with_their_teacher(content):
+    found = content(steps=STEPS)
+    assert [gate["step"] for gate in found["variants"]["gates"]] == [step.name for step in STEPS]
+    assert found["variants"]["teacher"]["pretrained"] == "/checkpoints/teacher"
+    assert found["training"]["about"]["distillation"]["student_layers"] == 3
+    linked = [file["name"] for file in found["files"]]
+    assert {"StudentGate", "CompressGate1", "CompressGate2", "CompressGate3"} <= set(linked)
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_run_without_smaller_models_says_nothing_of_them(tmp_path):
+    sources = MadeUpRun(tmp_path / "run").write()
+    found = read_content(sources, config=CONFIG, report_text=False, facts=FACTS)
+    assert "variants" not in found
+    assert "teacher_checkpoint" not in found["run"]
+    facts = dataclasses.replace(FACTS, teacher_checkpoint={"path": "/c"})
+    found = read_content(sources, config=CONFIG, report_text=False, facts=facts)
+    assert found["run"]["teacher_checkpoint"] == {"path": "/c"}
+
+
 def test_nothing_at_all_makes_a_content():
     found = read_content({}, config={}, report_text=False)
     assert found["verdict"]["kind"] == "unfinished"
@@ -211,6 +236,40 @@ def test_figures_are_ones_that_plotly_knows(content, labels):
         assert "<a href" not in text
 
 
+def test_smaller_models_are_drawn_by_rows_of_a_request(content):
+    hostile = dataclasses.replace(made_up_run.COMPRESSED, name="<a href='x'>c</a>")
+    found = content(steps=(made_up_run.STUDENT, hostile, *STEPS[2:]))
+    figures = report_figures(found)
+    front, *traces = figures["variants_1"]["data"]
+    assert [trace["name"] for trace in traces] == ["head", "accepted", "refused", "control"]
+    assert [len(trace["x"]) for trace in traces] == [1, 2, 1, 1]
+    assert "open" in traces[2]["marker"]["symbol"]
+    # The student that was not taught is as fast as the one that was, and has less right.
+    assert front["y"] == [0.99, 0.98, 0.975, 0.8]
+    assert front["x"] == pytest.approx([1, 1.93, 1.96, 2.0])
+    assert traces[0]["text"] == ["teacher<br>94.1 MB"]
+    for name in ("variants_1", "variants_32"):
+        text = json.dumps(figures[name]).replace("var(--", "").replace(')"', '"')
+        go.Figure(json.loads(text, object_hook=_without_colours))
+        assert "<a href" not in text
+
+
+def test_one_model_alone_is_not_drawn(content):
+    found = content(steps=(made_up_run.BROKEN,))
+    assert not [name for name in report_figures(found) if name.startswith("variants")]
+
+
+def test_labels_of_models_do_not_hide_each_other(content):
+    steps = [
+        made_up_run.Step(f"step {n}", wrong=range(n), speed=1 + n / 2, size=60 - n)
+        for n in range(3, 9)
+    ]
+    traces = report_figures(content(steps=steps))["variants_1"]["data"][1:]
+    places = [place for trace in traces for place in trace["textposition"]]
+    assert len(places) == 7
+    assert len(set(places)) > 1
+
+
 def _without_colours(fields: dict) -> dict:
     return {name: value for name, value in fields.items() if "color" not in name}
 
@@ -240,6 +299,8 @@ _KINDS = {
     "anomalies": standard_artifacts.ExampleAnomalies,
     "token_statistics": standard_artifacts.ExampleStatistics,
     "pushed_model": standard_artifacts.PushedModel,
+    "teacher_run": standard_artifacts.ModelRun,
+    **dict.fromkeys(artifacts.VARIANT_GATES, VariantFindings),
 }
 
 
@@ -263,6 +324,34 @@ def test_executor_writes_page_card_and_figures(tmp_path):
     assert written["decision"]["candidate"]["overall"]["accuracy"]["value"] == 0.985
     assert written["data"]["splits"][0]["written"] == 1000
     assert written["run"] is None
+
+
+def test_executor_reads_findings_of_smaller_models(tmp_path):
+    inputs = tfx_artifacts(MadeUpRun(tmp_path / "run", steps=STEPS).write())
+    report = RunReport()
+    report.uri = str(tmp_path / "report")
+    executor.Executor().Do(
+        inputs, {"report": [report]}, {"config": json.dumps(CONFIG), "report_text": 0}
+    )
+    written = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [gate["accepted"] for gate in written["variants"]["gates"]] == [True, True, False, False]
+    assert 'id="variants"' in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_component_takes_findings_of_each_step():
+    found = {
+        key: channel_utils.as_channel([VariantFindings()])
+        for key in ("variant_findings_0", "variant_findings_1", "variant_findings_16")
+    }
+    report = Report(inputs=found, config="{}", report_text=False, fingerprint="1")
+    assert set(report.inputs) == set(found)
+    with pytest.raises(InputError, match="no input variant_findings_17"):
+        Report(
+            inputs={"variant_findings_17": found["variant_findings_0"]},
+            config="{}",
+            report_text=False,
+            fingerprint="1",
+        )
 
 
 def test_component_takes_the_inputs_it_is_given():
@@ -292,6 +381,11 @@ def test_component_names_the_outputs_of_the_components():
         outputs = {output for node, output in artifacts.PRODUCERS.values() if node == name}
         assert outputs, name
         assert outputs <= set(spec.OUTPUTS)
+    from bert_tfx.components.variant_gate.component import VariantGateSpec
+
+    for key, gate in artifacts.VARIANT_GATES.items():
+        assert artifacts.PRODUCERS[key] == (gate, "findings")
+    assert "findings" in VariantGateSpec.OUTPUTS
 
 
 def test_leaked_rows_are_linked_to(tmp_path):

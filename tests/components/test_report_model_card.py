@@ -51,6 +51,37 @@ def test_card_names_what_was_pushed(card):
     assert f"Version: 17, SHA-256 {'ab' * 32}." in card()
 
 
+def test_card_says_whom_a_model_learned_from_and_what_made_it_smaller(card):
+    steps = (made_up_run.STUDENT, made_up_run.COMPRESSED, made_up_run.TOO_MUCH)
+    text = card(steps=steps)
+    assert "Architecture: bert, a student of 3 layers of its teacher." in text
+    assert (
+        "it learned from a teacher, a bert from /checkpoints/teacher, trained in the same run "
+        "(temperature 2, alpha 0.5)."
+    ) in text
+    assert "Against its teacher: accuracy 0.9800 instead of 0.9900 (-0.0100, 95% interval" in text
+    assert (
+        "Made smaller after training (prune vocab): accuracy 0.9750 instead of 0.9800 (-0.0050, "
+    ) in text
+    assert "Tried and left out: heads 0.5, ffn 0.5." in text
+    assert "All in all, against “teacher”: 31.2 MB instead of 94.1" in text
+
+
+def test_card_says_what_one_step_cost_once(card):
+    text = card(steps=(made_up_run.COMPRESSED,))
+    assert "with new weights of size tiny" in text
+    assert text.count("31.2 MB instead of 94.1") == 1
+
+
+def test_card_names_the_teacher_where_nothing_else_is_known_of_it(tmp_path):
+    sources = MadeUpRun(tmp_path / "run", steps=(made_up_run.STUDENT,)).write()
+    del sources["variant_findings_0"], sources["teacher_run"]
+    text = card_markdown(read_content(sources, config=CONFIG, report_text=True))
+    assert "it learned from a teacher, /" in text
+    assert "/run/Teacher/model/Format-Serving (temperature 2, alpha 0.5)." in text
+    assert "Against its teacher" not in text
+
+
 def test_card_of_many_labels_has_no_column_for_each(card):
     text = card(labels=[f"label-{i}" for i in range(20)])
     assert "| Split | Rows | Left out |" in text

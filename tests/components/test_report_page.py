@@ -1,3 +1,4 @@
+import dataclasses
 import html.parser
 import importlib.util
 import json
@@ -326,6 +327,75 @@ def test_page_is_whole_and_not_too_large(tmp_path):
     parsed = Parsed(text)
     check_safe(parsed)
     assert "Plotly" in parsed.scripts[1]
+
+
+STEPS = (made_up_run.STUDENT, made_up_run.COMPRESSED, made_up_run.TOO_MUCH, made_up_run.BROKEN)
+
+
+def test_smaller_models_are_shown_with_what_they_cost(run):
+    checkpoint = {"path": "/checkpoints/teacher", "fingerprint": "12ab", "files": []}
+    _, parsed = run(steps=STEPS, facts=facts(teacher_checkpoint=checkpoint))
+    check_safe(parsed)
+    words = parsed.words()
+    for text in (
+        "bert from 3 layers of its teacher, made smaller after training",
+        "Made smaller 31.2 MB instead of 94.1, 1.96 times as fast with 1 row a request",
+        "The run's model is “prune vocab”: 31.2 MB instead of 94.1",
+        "shows what the teacher brought: +0.0100 of accuracy",
+        "teacher 0.99000.9750 to 1.0000 94.1 MB22,713,986 15.9 ms1.00 times63 rows/s",
+        "student, not taughtfor comparison 0.9700",
+        "studentaccepted 0.98000.9600 to 0.9950 −0.0100−0.0250 to +0.00000 won, 2 lost",
+        "heads 0.5, ffn 0.5refused",
+        "store float16refused –– 24.1 MB",
+        "student Accepted: student has accuracy 0.9800 against teacher's 0.9900",
+        "asked for: student layers 3, temperature 2, alpha 0.5",
+        "allowed: 0.02 less accuracy at most",
+        "store float16 Refused: Store float16 cannot be used: the server did not load it.",
+        "language: zh heads 0.5, ffn 0.5refused 100",
+        "The step store float16 was left out. Store float16 cannot be used: the server did not",
+        "Of the student. Its training loss holds the distance from its teacher, too.",
+        "Checkpoint 3 layers of its teacher Taught by",
+        ": bert from /checkpoints/teacher Its fingerprint 12ab",
+        "Made smaller by prune vocab (prune vocab, min count 1, characters ascii)",
+    ):
+        assert text in words
+    assert "#variants" in parsed.links()
+
+
+def test_a_student_that_was_refused_is_the_run_s_model_all_the_same(run):
+    student = made_up_run.Step("student", wrong=range(90))
+    _, parsed = run(steps=(student,))
+    words = parsed.words()
+    assert "The student was refused, so the run's model cannot be promoted." in words
+    assert "The run's model is “student”" in words
+    assert "The step student was left out" not in words
+
+
+def test_where_every_step_was_refused_the_model_is_as_it_was_trained(run):
+    _, parsed = run(steps=(made_up_run.TOO_MUCH,))
+    words = parsed.words()
+    assert "No step was accepted: the run's model is what was trained." in words
+    assert "Made smaller" not in words
+    assert "new weights, size tiny" in words
+
+
+def test_names_of_steps_are_text(run):
+    step = dataclasses.replace(made_up_run.COMPRESSED, name=HOSTILE[1])
+    content, parsed = run(steps=(step,))
+    check_safe(parsed)
+    assert HOSTILE[1] in parsed.shown
+    check_safe(Parsed(comparison_page(content, content, "/out", names=("a", "b"))))
+
+
+def test_comparison_shows_the_smaller_models_of_both(tmp_path, run):
+    first, _ = run(steps=STEPS)
+    second, _ = run()
+    parsed = Parsed(comparison_page(first, second, str(tmp_path), names=("a", "b")))
+    check_safe(parsed)
+    assert "#variants" in parsed.links()
+    assert "prune vocab accepted 0.97500.9500 to 0.9950 31.2 MB" in parsed.words()
+    parsed = Parsed(comparison_page(second, second, str(tmp_path), names=("a", "b")))
+    assert "variants" not in parsed.ids()
 
 
 def test_comparison_sets_figures_side_by_side(tmp_path, run):

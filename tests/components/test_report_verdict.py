@@ -123,6 +123,29 @@ def test_warnings_come_in_the_order_of_their_weight():
     assert found[0]["source"] == "DataGate"
 
 
+def gate(node: str, accepted: bool, warnings: tuple[str, ...] = ()) -> dict:
+    reasons = () if accepted else ("Too slow.", "Too large.")
+    return {"node": node, "step": node.lower(), "accepted": accepted} | {
+        "reasons": reasons,
+        "warnings": warnings,
+    }
+
+
+def test_steps_that_were_left_out_are_warned_of_and_a_refused_student_is_not():
+    gates = [
+        gate("StudentGate", accepted=False),
+        gate("CompressGate1", accepted=True, warnings=("The interval is wide.",)),
+        gate("CompressGate2", accepted=False),
+    ]
+    assert warnings(content(variants={"gates": gates})) == [
+        {"source": "CompressGate1", "text": "compressgate1: The interval is wide."},
+        {
+            "source": "CompressGate2",
+            "text": "The step compressgate2 was left out. Too slow. Too large.",
+        },
+    ]
+
+
 def test_sentences_of_the_promotion_gate_that_inform_are_known_by_their_beginning():
     """Where its words change, they must change here, too."""
     import numpy as np

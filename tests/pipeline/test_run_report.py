@@ -187,6 +187,34 @@ def test_checkpoint_files_have_their_sha256(output, monkeypatch, tmp_path):
     assert run_content(str(folder))["run"]["checkpoint"]["files"] == []
 
 
+def test_smaller_models_are_found_by_the_names_of_their_gates(output):
+    steps = (made_up_run.STUDENT, made_up_run.COMPRESSED)
+    told = {"pretrained": "/checkpoints/teacher", "pretrained_fingerprint": "12ab"}
+    parameters = {"Teacher": {"custom_config": json.dumps(told)}}
+    content = run_content(str(output(run={"steps": steps}, parameters=parameters)))
+    assert [gate["node"] for gate in content["variants"]["gates"]] == [
+        *("StudentGate", "CompressGate1"),
+    ]
+    assert content["run"]["checkpoint"] is None
+    assert content["run"]["teacher_checkpoint"] == {
+        **{"path": "/checkpoints/teacher", "fingerprint": "12ab", "files": []},
+    }
+    assert "Teacher" in [node["name"] for node in content["run"]["nodes"]]
+
+
+def test_exported_model_is_the_one_that_was_evaluated(output):
+    def exported(folder: pathlib.Path) -> str:
+        files = {file["name"]: file["path"] for file in run_content(str(folder))["files"]}
+        return files["Exported model"]
+
+    folder = output()
+    assert exported(folder).endswith("Trainer/model")
+    sources = made_up_run.MadeUpRun(folder / "second").write()
+    inputs = {"Predictor": {"model": "statistics"}}
+    made_up_run.Records(folder).add_run("two", sources, inputs=inputs)
+    assert exported(folder) == sources["statistics"].uri
+
+
 def test_folder_that_cannot_be_written_is_told(output):
     folder = output()
     (folder / "report").write_text("a file")
