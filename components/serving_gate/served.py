@@ -5,10 +5,12 @@ import os
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
 from typing import Any
 
 from bert_tfx.components.model_pusher.storage import copy_file, storage_of
 from bert_tfx.serving.client import Row
+from bert_tfx.serving.errors import ServingError
 from bert_tfx.serving.load import Load, measure
 from bert_tfx.serving.server_process import ServerProcess, one_model_server
 
@@ -43,6 +45,32 @@ def served(path: str, timeout: float) -> Iterator[ServerProcess]:
             path = folder
         with one_model_server(path, timeout=timeout) as server:
             yield server
+
+
+@contextlib.contextmanager
+def all_served(
+    paths: Mapping[str, str], timeout: float
+) -> Iterator[Mapping[str, ServerProcess | ServingError]]:
+    """Serves several models, all started at once.
+
+    Args:
+        paths: The folders of their SavedModels, by name.
+        timeout: Seconds that each server has to load its model.
+
+    Yields:
+        For each name the server, or why there is none.
+    """
+    with contextlib.ExitStack() as stack, futures.ThreadPoolExecutor(len(paths)) as pool:
+        contexts = {name: served(path, timeout) for name, path in paths.items()}
+        starting = {name: pool.submit(context.__enter__) for name, context in contexts.items()}
+        servers: dict[str, ServerProcess | ServingError] = {}
+        for name, future in starting.items():
+            try:
+                servers[name] = future.result()
+                stack.push(contexts[name])
+            except ServingError as error:
+                servers[name] = error
+        yield servers
 
 
 def measure_in_turns(

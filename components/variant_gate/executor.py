@@ -1,6 +1,5 @@
 """Executor of VariantGate."""
 
-import contextlib
 import dataclasses
 import json
 import logging
@@ -33,7 +32,7 @@ from bert_tfx.components.serving_gate.requests import (
     Refused,
     checked_probabilities,
 )
-from bert_tfx.components.serving_gate.served import as_row, measure_in_turns, served
+from bert_tfx.components.serving_gate.served import all_served, as_row, measure_in_turns
 from bert_tfx.components.variant_gate.judgement import (
     BEFORE,
     VARIANT,
@@ -189,12 +188,13 @@ def _measure(
     }
     answers: dict[str, np.ndarray] = {}
     slices = dict(rows.slices)
-    with contextlib.ExitStack() as stack:
+    with all_served({key: model.path for key, model in models.items()}, timeout) as servers:
         targets = {}
-        for key, model in models.items():
+        for key, server in servers.items():
             try:
-                target = stack.enter_context(served(model.path, timeout)).target
-                with Asker(target) as asker:
+                if isinstance(server, ServingError):
+                    raise server
+                with Asker(server.target) as asker:
                     answers[key] = _ask(asker, rows.texts, task.labels)
                     if key == BEFORE:
                         slices |= _ask_slices(asker, rows.texts)
@@ -202,7 +202,7 @@ def _measure(
                 if key == VARIANT:
                     return measured, unusable(names[VARIANT], str(error))
                 raise InputError(f"{names[key]} cannot be compared with: {error}") from error
-            targets[key] = target
+            targets[key] = server.target
         load = measure_in_turns(targets, [as_row(texts) for texts in rows.texts[:_MEASURED_ROWS]])
     for key, found in measured.items():
         right = int((answers[key].argmax(axis=1) == rows.labels).sum())

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+import threading
 
 import pytest
 import tensorflow as tf
@@ -49,11 +50,13 @@ def running():
     """Serves models as the gate does, each from when it is asked for to the end of the tests."""
     with contextlib.ExitStack() as stack:
         servers = {}
+        start, one_at_a_time = served.served, threading.Lock()
 
         @contextlib.contextmanager
         def running(path, timeout):
-            if path not in servers:
-                servers[path] = stack.enter_context(served.served(path, timeout))
+            with one_at_a_time:
+                if path not in servers:
+                    servers[path] = stack.enter_context(start(path, timeout))
             yield servers[path]
 
         yield running
@@ -62,7 +65,7 @@ def running():
 @pytest.fixture
 def gate(tmp_path, examples, running, monkeypatch):
     """Runs the gate; returns the findings and the model that goes on."""
-    monkeypatch.setattr(executor, "served", running)
+    monkeypatch.setattr(served, "served", running)
     monkeypatch.setattr(served, "_TURN_SECONDS", 0.1)
     monkeypatch.setattr(served, "_TURNS", 1)
 
