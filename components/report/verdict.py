@@ -60,7 +60,7 @@ def verdict(content: Mapping[str, Any]) -> dict[str, Any]:
             REFUSED,
             "Not pushed: the model is not good enough",
             decision["reasons"] or [decision["verdict"]],
-            [*_after_refusal(decision), "What was served before is served still."],
+            [*_after_refusal(decision, content), "What was served before is served still."],
         )
     if serving and not serving["passed"]:
         return _verdict(
@@ -137,9 +137,21 @@ def _verdict(kind: str, title: str, why: list[str], what_to_do: list[str]) -> di
     return {"kind": kind, "title": title, "why": why, "what_to_do": what_to_do}
 
 
-def _after_refusal(decision: Mapping[str, Any]) -> list[str]:
+def _after_refusal(decision: Mapping[str, Any], content: Mapping[str, Any]) -> list[str]:
     """Returns what may help a model that was not promoted."""
     limits, candidate = decision["limits"], decision["candidate"]
+    of_student = [
+        reason
+        for gate in content.get("variants", {}).get("gates", [])
+        if is_student(gate)
+        for reason in gate["reasons"]
+    ]
+    if of_student and set(decision["reasons"]) <= set(of_student):
+        return [
+            "The student is not worth its teacher. Train it longer (--epochs), give it more layers "
+            "(student_layers) or more of the teacher (alpha, hidden_weight); where such a loss is "
+            "acceptable, move the limits in --distill."
+        ]
     advice = []
     if decision["rows"] < limits["min_eval_rows"]:
         advice.append(

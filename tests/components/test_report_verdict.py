@@ -65,6 +65,16 @@ def test_refused_says_what_may_help(changed, advice):
     assert found["what_to_do"][-1] == "What was served before is served still."
 
 
+def test_refused_for_its_student_says_what_may_help_a_student():
+    student = gate("StudentGate", accepted=False)
+    better = {"comparison": compared(0.1), "reasons": ["Too slow.", "Too large."]}
+    found = verdict(content(decision=refused(**better), variants={"gates": [student]}))
+    assert "move the limits in --distill" in found["what_to_do"][0]
+    both = better | {"reasons": ["Too slow.", "Too large.", "Worse on a slice."]}
+    found = verdict(content(decision=refused(**both), variants={"gates": [student]}))
+    assert "--distill" not in " ".join(found["what_to_do"])
+
+
 def test_unserved():
     serving = {"passed": False, "verdict": "Not to be served: slow"}
     found = verdict(content(serving=serving, pushed={"pushed": False}))
