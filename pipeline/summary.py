@@ -149,7 +149,7 @@ def _origin(model_uri: str) -> str:
         return "from the last good model"
     distillation = training.get("distillation") or {}
     if layers := distillation.get("student_layers"):
-        origin = f"from {layers} layers of its teacher"
+        origin = f"from {layers} layer{'s' if layers > 1 else ''} of its teacher"
     elif training["pretrained"]:
         origin = f"from {training['pretrained']}"
     else:

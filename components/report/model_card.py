@@ -93,11 +93,12 @@ def _model(content: Mapping[str, Any]) -> Section:
     about = training["about"]
     warm_start = about.get("warm_start")
     distillation = about.get("distillation") or {}
+    layers = distillation.get("student_layers")
     origin = (
         "fine-tuned from the model before it"
         if warm_start and warm_start["why_not"] is None
-        else f"a student of {distillation['student_layers']} layers of its teacher"
-        if distillation.get("student_layers")
+        else f"a student of {layers} layer{'s' if layers > 1 else ''} of its teacher"
+        if layers
         else f"fine-tuned from {about['pretrained']}"
         if about.get("pretrained")
         else f"with new weights of size {about.get('size')}"

@@ -60,6 +60,10 @@ def test_why_a_smaller_model_was_refused_is_told():
             "from 3 layers of its teacher, taught by /teacher",
         ),
         (
+            {"size": None, "distillation": TAUGHT | {"student_layers": 1}},
+            "from 1 layer of its teacher, taught by /teacher",
+        ),
+        (
             {"compressions": [{"asked": {"prune_vocab": True}}, {"asked": {"store": "float16"}}]},
             "with new weights of size tiny, then made smaller (prune vocab), then made smaller "
             "(store float16)",
