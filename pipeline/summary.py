@@ -181,8 +181,11 @@ def _smaller_figures(gate: Mapping[str, Any]) -> list[str]:
     variant, before = gate["models"]["variant"], gate["models"]["before"]
     parts = []
     if gate["comparison"]:
-        ours, theirs = (model["accuracy"]["value"] for model in (variant, before))
-        parts.append(f"{ours:.4f} ({before['name']} {theirs:.4f}, {ours - theirs:+.4f})")
+        found = gate["comparison"]["difference"]
+        parts.append(
+            f"{found['candidate']:.4f} ({before['name']} {found['baseline']:.4f}, "
+            f"{found['estimate']['value']:+.4f})"
+        )
     parts.append(f"{variant['bytes'] / 1e6:,.1f} MB ({before['bytes'] / 1e6:,.1f})")
     # A variant that could not be asked has no times.
     loads = zip(variant.get("load", ()), before.get("load", ()), strict=True)

@@ -128,8 +128,9 @@ def _distilled(content: Mapping[str, Any], distillation: Mapping[str, Any]) -> l
     teacher = variants.get("teacher")
     whom = " and ".join(distillation["teachers"])
     if teacher is not None:
-        origin = teacher.get("pretrained") or f"new weights of size {teacher.get('size')}"
-        whom = f"a {teacher.get('model')} from {origin}, trained in the same run"
+        pretrained = teacher.get("pretrained")
+        origin = f"from {pretrained}" if pretrained else f"of size {teacher.get('size')}"
+        whom = f"a {teacher.get('model')} {origin}, trained in the same run"
     settings = {k: v for k, v in distillation.items() if k not in ("teachers", "student_layers")}
     found = [
         f"Distilled: besides the labels it learned from a teacher, {whom} "
