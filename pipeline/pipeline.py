@@ -56,6 +56,7 @@ _PROMOTION_GATE = "bert_tfx.components.promotion_gate.executor"
 _SERVING_GATE = "bert_tfx.components.serving_gate.executor"
 _VARIANT_GATE = "bert_tfx.components.variant_gate.executor"
 _COMPRESSOR = "bert_tfx.components.compressor.executor"
+_COMPRESSING = "bert_tfx.modeling.compressing"
 
 
 def create_pipeline(
@@ -406,10 +407,11 @@ def _smaller_nodes(
         compressor = Compressor(
             examples=learned.examples,
             model=model,
+            compress_fn=f"{_COMPRESSING}.compress_fn",
             task=config.task,
-            settings=step.settings,
+            settings=dataclasses.asdict(step.settings),
             eval_fraction=config.eval_fraction,
-            fingerprint=source_fingerprint(_COMPRESSOR),
+            fingerprint=f"{source_fingerprint(_COMPRESSOR)}-{source_fingerprint(_COMPRESSING)}",
         ).with_id(f"Compress{number}")
         nodes.append(compressor)
         model = gate(

@@ -1,14 +1,14 @@
 """Compressor: takes layers, heads, neurons, tokens or bits out of a trained model."""
 
-import dataclasses
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from tfx import types
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import component_spec, standard_artifacts
 
 from bert_tfx.components.compressor import executor
-from bert_tfx.modeling.compression_settings import Compression
 from bert_tfx.schema.tasks import Task
 
 
@@ -16,6 +16,7 @@ class CompressorSpec(component_spec.ComponentSpec):
     """Inputs, outputs and parameters of `Compressor`."""
 
     PARAMETERS = {
+        "compress_fn": component_spec.ExecutionParameter(type=str),
         "task": component_spec.ExecutionParameter(type=str),
         "settings": component_spec.ExecutionParameter(type=str),
         "eval_fraction": component_spec.ExecutionParameter(type=float),
@@ -38,8 +39,10 @@ class Compressor(base_component.BaseComponent):
         examples: Train's rows choose what goes, and are learned from after that where it was asked
             for; eval's choose the best of these epochs.
         model: The model, exported.
+        compress_fn: Dotted name of the function that does it, as the Trainer's `run_fn`;
+            `bert_tfx.modeling.compressing` has it.
         task: What the rows mean.
-        settings: What to take out.
+        settings: What to take out, as that function takes it.
         eval_fraction: Share of the rows that was held out, for whoever trains on from the result.
         fingerprint: Of the source code; another one makes a cached result void.
     """
@@ -52,8 +55,9 @@ class Compressor(base_component.BaseComponent):
         *,
         examples: types.BaseChannel,
         model: types.BaseChannel,
+        compress_fn: str,
         task: Task,
-        settings: Compression,
+        settings: Mapping[str, Any],
         eval_fraction: float,
         fingerprint: str,
     ) -> None:
@@ -61,8 +65,9 @@ class Compressor(base_component.BaseComponent):
             CompressorSpec(
                 examples=examples,
                 model=model,
+                compress_fn=compress_fn,
                 task=task.to_json(),
-                settings=json.dumps(dataclasses.asdict(settings), sort_keys=True),
+                settings=json.dumps(settings, sort_keys=True),
                 eval_fraction=eval_fraction,
                 fingerprint=fingerprint,
                 smaller_model=types.Channel(type=standard_artifacts.Model),

@@ -1,7 +1,7 @@
 """Executor of Compressor."""
 
+import importlib
 import json
-import tempfile
 from typing import Any
 
 from tfx import types
@@ -10,15 +10,12 @@ from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
 from bert_tfx.components.predictor.predictions import read_examples
-from bert_tfx.modeling.compression import compress
-from bert_tfx.modeling.compression_settings import Compression
-from bert_tfx.modeling.export import load_exported_model, save_for_serving
 from bert_tfx.schema.labelled_texts import LabelledTexts
 from bert_tfx.schema.tasks import EVAL, LABEL, TRAIN, Task
 
 
 class Executor(base_executor.BaseExecutor):
-    """Reads the model back, takes out what was asked for, exports what is left."""
+    """Reads the rows and has the function that was named do the rest."""
 
     def Do(
         self,
@@ -31,36 +28,29 @@ class Executor(base_executor.BaseExecutor):
         Args:
             input_dict: `examples`, `model`.
             output_dict: `smaller_model`, the SavedModel; `model_run`, the trained model.
-            exec_properties: `task`, `settings` (JSON of `Compression`), `eval_fraction`.
+            exec_properties: `compress_fn`, `task` and `settings` (JSON), `eval_fraction`.
 
         Raises:
             InputError: If the model has not what is to be taken out.
         """
         task = Task.from_json(exec_properties["task"])
-        model = load_exported_model(
-            path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"])),
-            task,
-            exec_properties["eval_fraction"],
-        )
         train, evaluate = (
             _read_split(artifact_utils.get_split_uri(input_dict["examples"], split), task)
             for split in (TRAIN, EVAL)
         )
-        with tempfile.TemporaryDirectory() as scratch:
-            smaller = compress(
-                model,
-                Compression(**json.loads(exec_properties["settings"])),
-                train,
-                evaluate,
-                work_dir=scratch,
-            )
-            smaller.save(artifact_utils.get_single_uri(output_dict["model_run"]))
-            save_for_serving(
-                smaller,
-                path_utils.serving_model_dir(
-                    artifact_utils.get_single_uri(output_dict["smaller_model"])
-                ),
-            )
+        module, _, function = exec_properties["compress_fn"].rpartition(".")
+        getattr(importlib.import_module(module), function)(
+            model=path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"])),
+            settings=json.loads(exec_properties["settings"]),
+            task=task,
+            eval_fraction=exec_properties["eval_fraction"],
+            train=train,
+            evaluate=evaluate,
+            serving_model_dir=path_utils.serving_model_dir(
+                artifact_utils.get_single_uri(output_dict["smaller_model"])
+            ),
+            model_run_dir=artifact_utils.get_single_uri(output_dict["model_run"]),
+        )
 
 
 def _read_split(split_uri: str, task: Task) -> LabelledTexts:

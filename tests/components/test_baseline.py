@@ -5,6 +5,7 @@ from tfx.types import standard_artifacts
 
 from bert_tfx.components.baseline.strategy import (
     LatestBlessedModelOfOtherRowsStrategy,
+    LatestBlessedTeacherStrategy,
     LatestOtherAcceptedStatisticsStrategy,
     LatestOtherBlessedModelStrategy,
 )
@@ -82,6 +83,29 @@ def test_unfinished_verdict_does_not_bless():
     unfinished = standard_artifacts.ModelBlessing()
     unfinished.id = 9
     assert resolve([model(1), model(2)], [unfinished], [model(2)]) == ([], [])
+
+
+# The last good model as a teacher.
+
+
+def test_teacher_is_the_latest_good_model_that_is_no_student():
+    student = model(3)
+    student.set_string_custom_property("variant", "student")
+    models = [model(1), model(2), student]
+    blessings = [blessing(11, 1), blessing(12, 2, blessed=False), blessing(13, 3)]
+    resolved = LatestBlessedTeacherStrategy().resolve_artifacts(
+        None, {"model": models, "model_blessing": blessings}
+    )
+    assert resolved == {"model": [models[0]], "model_blessing": [blessings[0]]}
+
+
+def test_a_student_alone_is_no_teacher():
+    student = model(3)
+    student.set_string_custom_property("variant", "student")
+    resolved = LatestBlessedTeacherStrategy().resolve_artifacts(
+        None, {"model": [student], "model_blessing": [blessing(13, 3)]}
+    )
+    assert resolved == {"model": [], "model_blessing": []}
 
 
 # Statistics that a gate accepted.

@@ -12,6 +12,7 @@ from bert_tfx.components.promotion_gate import executor
 from bert_tfx.components.promotion_gate.component import PromotionDecision, PromotionGate
 from bert_tfx.components.promotion_gate.decision import Decision
 from bert_tfx.components.promotion_gate.limits import PromotionLimits
+from bert_tfx.components.variant_gate.component import VariantFindings
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TASKS
 
@@ -43,6 +44,7 @@ def gate(tmp_path):
         count: int = ROWS,
         give_baseline: bool | None = None,
         seed_accuracies=(0.9,),
+        student_reasons: list[str] | None = None,
     ):
         split = tmp_path / "predictions" / "Split-eval"
         split.mkdir(parents=True)
@@ -80,6 +82,11 @@ def gate(tmp_path):
         inputs = {"predictions": [predictions], "model": [model]}
         if baseline_wrong is not None if give_baseline is None else give_baseline:
             inputs["baseline_model"] = [artifact(standard_artifacts.Model, tmp_path / "old", 3)]
+        if student_reasons is not None:
+            findings = artifact(VariantFindings, tmp_path / "findings")
+            content = json.dumps({"reasons": student_reasons})
+            (tmp_path / "findings" / "findings.json").write_text(content, encoding="utf-8")
+            inputs["student_findings"] = [findings]
         outputs = {
             "decision": [artifact(PromotionDecision, tmp_path / "decision")],
             "blessing": [artifact(standard_artifacts.ModelBlessing, tmp_path / "blessing")],
@@ -221,3 +228,15 @@ def test_component():
         fingerprint="x",
     )
     assert "baseline_model" in with_baseline.inputs
+
+
+def test_student_that_its_teacher_is_too_good_for_is_not_promoted(gate):
+    decision, blessing = gate(student_reasons=["Student has 0.2 less accuracy."])
+    assert decision.verdict == "Not promoted: Student has 0.2 less accuracy."
+    assert decision.candidate.overall["accuracy"].value == 1
+    assert blessing.get_int_custom_property("blessed") == 0
+
+
+def test_student_that_its_gate_accepted_is_judged_like_any(gate):
+    decision, _ = gate(student_reasons=[])
+    assert decision.blessed

@@ -393,6 +393,22 @@ def test_a_student_starts_from_its_teachers_layers(taught, first, caplog):
     assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
+def test_student_without_a_teacher_starts_from_layers_of_the_checkpoint(make_run, first, tmp_path):
+    run = make_run(pretrained=first[0] / "model")
+    whole = run.make_classifier()
+    number = whole.encoder.num_layers
+    alone = dataclasses.replace(run, distillation=Distillation(student_layers=1))
+    classifier = alone.make_classifier()
+    assert alone.teaching is None
+    assert classifier.encoder.num_layers == 1 < number
+    ours = classifier.encoder.blocks[0].get_weights()
+    theirs = whole.encoder.blocks[-1].get_weights()
+    assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    about = train(alone, tmp_path).training
+    assert about["distillation"] is None
+    assert about["pretrained"] == str(first[0] / "model")
+
+
 def test_a_student_is_trained_and_described(taught, first, tmp_path, caplog):
     with caplog.at_level("INFO"):
         trained = train(taught(), tmp_path)

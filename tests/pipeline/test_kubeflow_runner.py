@@ -241,6 +241,38 @@ def test_files_of_each_day_are_looked_for_where_they_are():
     )
 
 
+def test_smaller_models_are_tasks_and_travel_in_full(tmp_path):
+    distill = {
+        "student_layers": 1,
+        "control": True,
+        "teacher": {"pretrained": "/work/models/bert", "epochs": 2},
+    }
+    (tmp_path / "steps.json").write_text('[{"prune_vocab": true}, {"store": "float16"}]')
+    options = {**OPTIONS, "distill": distill, "compress": str(tmp_path / "steps.json")}
+    pipeline, _ = compile_documents(options, cluster(gpus=1))
+    tasks = pipeline["root"]["dag"]["tasks"]
+    names = {"teacher", "control", "student-gate", "compress1", "compress-gate1", "compress-gate2"}
+    assert names <= tasks.keys()
+    of_gate = tasks["compress-gate2"]["inputs"]["artifacts"]
+    producers = {made["taskOutputArtifact"]["producerTask"] for made in of_gate.values()}
+    assert {"compress2", "compress-gate1", "teacher"} <= producers
+    containers = pipeline["deploymentSpec"]["executors"]
+    for name in ("teacher", "control", "trainer"):
+        resources = containers[f"exec-{name}"]["container"]["resources"]
+        assert (resources["cpuLimit"], resources["accelerator"]["count"]) == (4, "1")
+    from bert_tfx.pipeline.kubeflow_entrypoint import effective_options
+
+    told = effective_options(json.loads(containers["exec-teacher"]["container"]["args"][3]), {})
+    assert told["distill"] == distill
+    assert told["compress"] == [{"prune_vocab": True}, {"store": "float16"}]
+
+
+def test_teacher_of_this_machine_is_refused():
+    distill = {"student_layers": 1, "teacher": {"pretrained": "models/bert"}}
+    with pytest.raises(InputError, match=r"^distill, teacher, pretrained: must be an absolute "):
+        compile_documents({**OPTIONS, "distill": distill}, cluster())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     (
