@@ -239,6 +239,7 @@ def create_pipeline(
             "decision": promotion_gate.outputs["decision"],
             "findings": serving_gate.outputs["findings"],
             "pushed_model": pusher.outputs["pushed_model"],
+            **_variant_inputs(config, training, findings),
         },
         config=config_json(config),
         report_text=config.report_text,
@@ -426,6 +427,17 @@ def _smaller_nodes(
         )
     gates = [node for node in nodes if isinstance(node, VariantGate)]
     return nodes, [node.outputs["findings"] for node in gates]
+
+
+def _variant_inputs(
+    config: Config, training: Sequence[base_node.BaseNode], findings: Sequence[types.BaseChannel]
+) -> dict[str, types.BaseChannel]:
+    """Returns what a report tells of smaller models from; 0 is the student's place."""
+    first = 0 if config.distill else 1
+    inputs = {f"variant_findings_{n}": found for n, found in enumerate(findings, start=first)}
+    if config.teacher is not None:
+        inputs["teacher_run"] = training[0].outputs["model_run"]
+    return inputs
 
 
 def _give_workers(config: Config, nodes: Sequence[base_node.BaseNode]) -> None:
