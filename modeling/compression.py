@@ -55,8 +55,8 @@ def compress(
         corpus: Texts that choose the tokens, instead of the train rows.
 
     Returns:
-        The new model. The last entry of `compressions` in its `training` says what was `asked`,
-        and how the `recovery` went.
+        The new model. The last entry of `compressions` in its `training` says what was `asked`
+        besides the defaults, and how the `recovery` went.
 
     Raises:
         InputError: If the model has not what is to go or to stay, or the texts choose nothing.
@@ -66,7 +66,8 @@ def compress(
     after = _without_parts(settings, after, train)
     os.makedirs(work_dir, exist_ok=True)
     after = _without_tokens(settings, after, train, evaluate, corpus, work_dir)
-    about: dict[str, Any] = {"asked": {k: v for k, v in dataclasses.asdict(settings).items() if v}}
+    asked = {k: v for k, v in vars(settings).items() if v != getattr(Compression, k)}
+    about: dict[str, Any] = {"asked": asked}
     if settings.recovery_steps:
         after, about["recovery"] = _recovered(settings, after, model, train, evaluate, work_dir)
     after = _stored(settings, after)
