@@ -160,7 +160,8 @@ def _recovered(
     """Trains what is left by the labels and by what the whole model answers.
 
     The answers are taken once, row by row, by the whole model's own vocabulary: what the smaller
-    one reads may differ. Only rows that a step will see are asked about.
+    one reads may differ. Only rows that a step will see are asked about. That such answers help is
+    published (arXiv:2005.07683); docs/decisions/0037-compression.md has what was measured here.
     """
     steps, distillation = settings.recovery_steps, Distillation()
     rows = _some(train, steps * Recipe.batch_size, seed=settings.recovery_seed)
