@@ -55,8 +55,8 @@ def compress(
         corpus: Texts that choose the tokens, instead of the train rows.
 
     Returns:
-        The new model. The last entry of `compressions` in its `training` says what was `asked`,
-        and how the `recovery` went.
+        The new model. The last entry of `compressions` in its `training` says what was `asked`
+        besides the defaults, and how the `recovery` went.
 
     Raises:
         InputError: If the model has not what is to go or to stay, or the texts choose nothing.
@@ -66,7 +66,8 @@ def compress(
     after = _without_parts(settings, after, train)
     os.makedirs(work_dir, exist_ok=True)
     after = _without_tokens(settings, after, train, evaluate, corpus, work_dir)
-    about: dict[str, Any] = {"asked": {k: v for k, v in dataclasses.asdict(settings).items() if v}}
+    asked = {k: v for k, v in vars(settings).items() if v != getattr(Compression, k)}
+    about: dict[str, Any] = {"asked": asked}
     if settings.recovery_steps:
         after, about["recovery"] = _recovered(settings, after, model, train, evaluate, work_dir)
     after = _stored(settings, after)
@@ -159,7 +160,8 @@ def _recovered(
     """Trains what is left by the labels and by what the whole model answers.
 
     The answers are taken once, row by row, by the whole model's own vocabulary: what the smaller
-    one reads may differ. Only rows that a step will see are asked about.
+    one reads may differ. Only rows that a step will see are asked about. That such answers help is
+    published (arXiv:2005.07683); docs/decisions/0037-compression.md has what was measured here.
     """
     steps, distillation = settings.recovery_steps, Distillation()
     rows = _some(train, steps * Recipe.batch_size, seed=settings.recovery_seed)

@@ -14,6 +14,7 @@ from bert_tfx.pipeline.commands import (
     component,
     compress,
     convert,
+    distill,
     export,
     predict,
     presets,
@@ -31,7 +32,7 @@ from bert_tfx.pipeline.faults import exit_code_of, fault_sentence, keep_trace, m
 
 _COMMANDS = (
     *(run, component, compile, submit, runs, report, train, test, export, convert, presets),
-    *(compress, serve, predict, versions),
+    *(compress, distill, serve, predict, versions),
 )
 
 

@@ -31,8 +31,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="make a trained model smaller and faster",
         description="Takes layers, attention heads, neurons or tokens out of a trained model, or "
         "halves its weights' storage, and shows what that costs and brings. The result is a "
-        "trained model like the first: train --pretrained DIR lets it recover, test, export and "
-        "convert take it.",
+        "trained model like the first: test, export and convert take it. It recovers here "
+        "(--recovery-steps N), or by a whole training (train --pretrained DIR).",
     )
     parser.set_defaults(command=run)
     parser.add_argument(

@@ -183,13 +183,19 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_distillation(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of a student that learns from larger models."""
+def add_distillation(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """Adds the options of a student that learns from larger models.
+
+    Args:
+        parser: Of the command.
+        required: Whether there must be one to learn from.
+    """
     group = parser.add_argument_group("learning from larger models (distillation)")
     group.add_argument(
         "--teacher",
         action="append",
         dest="teachers",
+        required=required,
         metavar="DIR",
         help="trained or exported model of the same labels and vocabulary to learn from; given "
         "several times, the mean of their answers is learned, and from the first what lies inside",

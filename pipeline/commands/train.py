@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bert_tfx.modeling.checkpoint_files import MODEL_FILE, find_checkpoint
 from bert_tfx.modeling.recipes import Distillation, Recipe
@@ -23,7 +23,39 @@ from bert_tfx.pipeline.output_lock import exclusive
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import EVAL, TRAIN
 
+if TYPE_CHECKING:
+    from bert_tfx.modeling.trained_model import TrainedModel
+    from bert_tfx.schema.labelled_texts import LabelledTexts
+
 logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A training that is finished.
+
+    Attributes:
+        model: The model.
+        config: What was asked for.
+        teachers: What it learned from.
+        evaluate: The eval rows.
+        is_chief: Whether this process is the one that writes and tells; of several workers one is.
+    """
+
+    model: "TrainedModel"
+    config: Config
+    teachers: Sequence[TeacherFiles]
+    evaluate: "LabelledTexts"
+    is_chief: bool
+
+    def told(self) -> str:
+        """Returns how good the model is and where it lies, for a person."""
+        measured = self.model.training["eval"]
+        return (
+            f"\n{self.config.task.name}: eval accuracy {measured['eval_accuracy']:.4f}, "
+            f"loss {measured['eval_loss']:.4f} (epoch {self.model.training['epoch']})\n"
+            f"model: {self.config.output_dir}"
+        )
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -37,6 +69,16 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         epilog="Then: bert-tfx test --save_dir DIR ..., bert-tfx export --model_path DIR ...",
     )
     parser.set_defaults(command=run)
+    add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser, *, needs_teacher: bool = False) -> None:
+    """Adds all that a training can be told.
+
+    Args:
+        parser: Of the command.
+        needs_teacher: Whether it must be told a teacher.
+    """
     options.add_config(parser)
     what = parser.add_argument_group("what to learn")
     options.add_task(what)
@@ -53,7 +95,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     options.add_own_task(parser)
     options.add_model(parser)
-    options.add_distillation(parser)
+    options.add_distillation(parser, required=needs_teacher)
     options.add_recipe(parser)
     parser.add_argument(
         "--use-token-type",
@@ -64,6 +106,20 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains; returns the exit code."""
+    print(train(arguments).told())
+    return 0
+
+
+def train(arguments: argparse.Namespace) -> Training:
+    """Trains, and writes the model.
+
+    Args:
+        arguments: Of a parser with `add_options`.
+
+    Raises:
+        InputError: If what was asked for cannot be. Mistakes that can be told without a framework
+            are told before one is loaded.
+    """
     distillation = options.distillation(arguments)
     teachers = [find_teacher(path) for path in arguments.teachers or ()]
     given = options.collect(arguments)
@@ -152,13 +208,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         if is_chief:
             shutil.rmtree(config.state_dir, ignore_errors=True)
-    measured = trained.training["eval"]
-    print(
-        f"\n{config.task.name}: eval accuracy {measured['eval_accuracy']:.4f}, "
-        f"loss {measured['eval_loss']:.4f} (epoch {trained.training['epoch']})"
-    )
-    print(f"model: {config.output_dir}")
-    return 0
+    return Training(trained, config, teachers, evaluate=read, is_chief=is_chief)
 
 
 def _of_teacher(teachers: Sequence[TeacherFiles], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -112,11 +112,9 @@ def test_all_parts_go_in_one_call(model, tmp_path, caplog):
         "ffn": 0.25,
         "importance_rows": 20,
         "prune_vocab": True,
-        "min_count": 1,
+        "characters": "",
         "store": "float16",
         "recovery_steps": 3,
-        "recovery_learning_rate": 3e-5,
-        "recovery_seed": 1,
     }
     assert about["recovery"]["epoch"] == 1
     again = compress(after, Compression(store="float16"), TRAIN, EVAL, work_dir=str(tmp_path))

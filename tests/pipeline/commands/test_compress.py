@@ -50,6 +50,7 @@ def test_everything_at_once_is_a_model_that_the_others_take(bert_tfx, place):
         *TOY,
         *("--output", "small", "--layers", "1", "--heads", "0.5", "--ffn", "0.25"),
         *("--prune-vocab", "--store", "float16", "--importance-rows", "20"),
+        *("--recovery-steps", 2, "--recovery-learning-rate", "1e-4"),
     ).check(0)
     assert done.stderr == ""
     for line in (
@@ -57,6 +58,7 @@ def test_everything_at_once_is_a_model_that_the_others_take(bert_tfx, place):
         "importance: what the loss of 20 train rows depends on",
         "heads: 1 of 2 stay in each layer",
         "neurons: 24 of 32 stay in each layer",
+        "recovery: 2 steps on 64 train rows, by their labels and the answers of the model before",
         "weights: matrices rounded to float16",
     ):
         assert f"{line}\n" in done.stdout
@@ -85,6 +87,8 @@ def test_everything_at_once_is_a_model_that_the_others_take(bert_tfx, place):
     (compression,) = small.training["compressions"]
     assert compression["of"] == f"{place}/toy"
     assert compression["asked"]["layers"] == "1"
+    assert compression["asked"]["recovery_learning_rate"] == 1e-4
+    assert compression["recovery"]["epoch"] == 1
     assert compression["measured"]["after"]["parameters"] == small.classifier.count_params()
 
     tested = bert_tfx("test", "--model_path", "small", "--data", "glue", "--split", "eval").check(0)
@@ -137,6 +141,8 @@ def test_corpus_chooses_the_tokens(bert_tfx, place):
     kept = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "a"}
     assert {*read_vocabulary("small/vocab.txt")} == kept
     assert re.search(r"; [1-9]\d*\.\d\d% of the eval rows have other tokens", done.stdout)
+    (compression,) = load_trained_model("small").training["compressions"]
+    assert compression["asked"]["corpus"] == f"{place}/corpus.tsv"
 
 
 @pytest.mark.parametrize(
@@ -154,6 +160,9 @@ def test_corpus_chooses_the_tokens(bert_tfx, place):
         ("--prune-vocab --min-count 0", "must be at least 1. Received: 0"),
         ("--prune-vocab --characters klingon", "'klingon': no such range of characters"),
         ("--store int8", "invalid choice: 'int8'"),
+        ("--store float16 --recovery-steps 2", "recovery_steps: there is nothing to recover from"),
+        ("--ffn 0.5 --recovery-steps -2", "recovery_steps must not be negative. Received: -2"),
+        ("--ffn 0.5 --recovery-learning-rate 1e-4", "says how to recover: it goes with recovery_"),
         ("--ffn 0.5 --output taken", "taken: exists already; --output names a new folder"),
         ("--ffn 0.5 --data nowhere", "nowhere: no such folder; --data_dir names the task's"),
         ("--ffn 0.5 --max-rejects -1", "max_rejects must not be negative"),
