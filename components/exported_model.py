@@ -21,7 +21,8 @@ class ExportedModel:
         path: Its folder.
         labels: The label of each class.
         text_features: The features that it reads.
-        seed_accuracies: Eval accuracy of the model of each seed that was trained, its own included.
+        seed_accuracies: Eval accuracy of the model of each seed that was trained, its own included;
+            none of a model that was compressed.
     """
 
     path: str
@@ -42,12 +43,10 @@ def read_exported_model(path: str) -> ExportedModel:
     about_file = os.path.join(path, ABOUT_FILE)
     try:
         about = json.loads(storage_of(path).read(about_file))
-        return ExportedModel(
-            path,
-            about["labels"],
-            about["text_features"],
-            about["training"].get("seed_accuracies", []),
-        )
+        training = about["training"]
+        # Those of the model before a compression tell nothing of this one.
+        accuracies = [] if "compressions" in training else training.get("seed_accuracies", [])
+        return ExportedModel(path, about["labels"], about["text_features"], accuracies)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{about_file}: cannot be read, so {path} is no model that this package has exported"

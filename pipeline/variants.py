@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from bert_tfx.components.report.artifacts import MAX_COMPRESSIONS
 from bert_tfx.components.variant_gate.limits import VariantLimits
 from bert_tfx.modeling.compression_settings import Compression
 from bert_tfx.modeling.recipes import Distillation, Recipe
@@ -150,6 +151,11 @@ def parse_compress(value: str | list[Any] = "") -> tuple[CompressStep, ...]:
         value, where = read_json_option(value, where, _COMPRESS_EXAMPLE)
     if not isinstance(value, list):
         raise InputError(f"{where}: expected a list such as {_COMPRESS_EXAMPLE}")
+    if len(value) > MAX_COMPRESSIONS:
+        raise InputError(
+            f"{where}: has {len(value)} steps, and there may be {MAX_COMPRESSIONS}: several things "
+            "may be asked of one step"
+        )
     return tuple(_step(fields, f"{where}, step {i}") for i, fields in enumerate(value, start=1))
 
 

@@ -84,6 +84,7 @@ def test_bad_distill_is_refused(given, message):
     [
         ({}, r"^compress: expected a list such as \["),
         ("{}", r"^compress: expected a list such as \["),
+        ([{"store": "float16"}] * 17, r"^compress: has 17 steps, and there may be 16: "),
         ([1], r"^compress, step 1: expected an object\. Received: 1"),
         ([{"store": "float16"}, {}], r"^compress, step 2: nothing to do: "),
         ([{"store": "int3"}], r"^compress, step 1: store must be one of "),
