@@ -4,8 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from bert_tfx.components.report.artifacts import MAX_COMPRESSIONS
-from bert_tfx.components.variant_gate.limits import VariantLimits
+from bert_tfx.components.variant_gate.limits import MAX_COMPRESSIONS, VariantLimits
 from bert_tfx.modeling.compression_settings import Compression
 from bert_tfx.modeling.recipes import Distillation, Recipe
 from bert_tfx.pipeline.option_kinds import check_options, fields_of, kinds_of, read_json_option

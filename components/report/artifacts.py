@@ -10,6 +10,8 @@ from typing import Any
 from google.protobuf import json_format
 from ml_metadata.proto import metadata_store_pb2
 
+from bert_tfx.components.variant_gate.limits import MAX_COMPRESSIONS
+
 EXAMPLES = "examples"
 STATISTICS = "statistics"
 ANOMALIES = "anomalies"
@@ -33,9 +35,6 @@ DECISION_FILE = "decision.json"
 FINDINGS_FILE = "findings.json"
 HISTORY_FILE = "history.json"
 MODEL_FILE = "model.json"
-
-MAX_COMPRESSIONS = 16
-"""So many steps of a compression have a place in a report."""
 
 VARIANT_GATES: Mapping[str, str] = {
     STUDENT_FINDINGS: "StudentGate",

@@ -5,6 +5,8 @@ import json
 
 from bert_tfx.schema.errors import InputError
 
+MAX_COMPRESSIONS = 16
+"""So many steps of a compression have a place in a report."""
 FINDINGS_FILE = "findings.json"
 VARIANT_NAME = "variant"
 """Custom property of a model that VariantGate let go on: the step that made it."""
