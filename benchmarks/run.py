@@ -13,8 +13,9 @@ import tensorflow_text as tf_text
 
 from bert_tfx import sample
 from bert_tfx.modeling import batching, optimization
-from bert_tfx.modeling.bert import BERT_SIZES, BertEncoder
+from bert_tfx.modeling.bert import BertEncoder
 from bert_tfx.modeling.classifier import TextClassifier
+from bert_tfx.modeling.sizes import BERT_SIZES
 from bert_tfx.modeling.tokenization import WordPieceTokenizer
 from bert_tfx.modeling.train_step import train_step
 

@@ -7,12 +7,11 @@ Shapes: B batch, T tokens, H heads.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import keras
 from keras import ops
 
-from bert_tfx.modeling.bert import BERT_SIZES
 from bert_tfx.modeling.transformer import (
     Tensor,
     TransformerBlock,
@@ -20,12 +19,6 @@ from bert_tfx.modeling.transformer import (
     check_length,
     kernel_initializer,
 )
-
-ALBERT_SIZES: Final[Mapping[str, Mapping[str, int]]] = {
-    name: {**size, "embedding_dim": 128} for name, size in BERT_SIZES.items()
-}
-"""Named sizes, as arguments of `AlbertEncoder`: BERT's, with the embeddings of all published ones
-(arXiv:1909.11942, table 1)."""
 
 
 @keras.saving.register_keras_serializable(package="bert_tfx")

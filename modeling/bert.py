@@ -4,7 +4,7 @@ Shapes: B batch, T tokens, H heads.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import keras
 from keras import ops
@@ -16,15 +16,6 @@ from bert_tfx.modeling.transformer import (
     check_length,
     kernel_initializer,
 )
-
-BERT_SIZES: Final[Mapping[str, Mapping[str, int]]] = {
-    "tiny": {"num_layers": 2, "hidden_dim": 128, "num_heads": 2, "intermediate_dim": 512},
-    "mini": {"num_layers": 4, "hidden_dim": 256, "num_heads": 4, "intermediate_dim": 1024},
-    "small": {"num_layers": 4, "hidden_dim": 512, "num_heads": 8, "intermediate_dim": 2048},
-    "medium": {"num_layers": 8, "hidden_dim": 512, "num_heads": 8, "intermediate_dim": 2048},
-    "base": {"num_layers": 12, "hidden_dim": 768, "num_heads": 12, "intermediate_dim": 3072},
-}
-"""Named sizes, as arguments of `BertEncoder` (Turc et al. 2019, arXiv:1908.08962)."""
 
 
 @keras.saving.register_keras_serializable(package="bert_tfx")

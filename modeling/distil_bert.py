@@ -7,12 +7,11 @@ Shapes: B batch, T tokens, H heads.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import keras
 from keras import ops
 
-from bert_tfx.modeling.bert import BERT_SIZES
 from bert_tfx.modeling.transformer import (
     Tensor,
     TransformerBlock,
@@ -20,16 +19,6 @@ from bert_tfx.modeling.transformer import (
     check_length,
     kernel_initializer,
 )
-
-DISTIL_BERT_SIZES: Final[Mapping[str, Mapping[str, int]]] = {
-    **BERT_SIZES,
-    "base": {**BERT_SIZES["base"], "num_layers": 6},
-}
-"""Named sizes, as arguments of `DistilBertEncoder`.
-
-Only "base" was published. The smaller ones are BERT's (`bert_tfx.modeling.bert.BERT_SIZES`) with
-all of their layers, as there are few to leave out.
-"""
 
 
 @keras.saving.register_keras_serializable(package="bert_tfx")

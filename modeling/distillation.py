@@ -29,6 +29,7 @@ from bert_tfx.schema.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+_SHAPE = ("num_layers", "hidden_dim", "num_heads")
 _FEATURES = ("token_ids", "segment_ids", "padding_mask")
 
 
@@ -76,20 +77,11 @@ class Teaching:
                     f"student reads rows of up to {max_length}: set max_length to "
                     f"{encoder.max_length} at most"
                 )
-        ours, theirs = student.encoder, self.teachers[0].encoder
-        if settings.cosine_weight and ours.hidden_dim != theirs.hidden_dim:
-            raise InputError(
-                f"cosine_weight compares hidden states of the same width; the student's is "
-                f"{ours.hidden_dim}, the teacher's {theirs.hidden_dim}: take hidden_weight, which "
-                "projects them"
-            )
-        if settings.hidden_weight or settings.attention_weight:
-            settings.teacher_layers(ours.num_layers, theirs.num_layers)
-        if settings.attention_weight and ours.num_heads != theirs.num_heads:
-            raise InputError(
-                f"attention_weight compares heads one by one; the student has {ours.num_heads}, "
-                f"the teacher {theirs.num_heads}: leave it out, or give the student as many"
-            )
+        ours, theirs = (
+            {name: getattr(model.encoder, name) for name in _SHAPE}
+            for model in (student, self.teachers[0])
+        )
+        settings.check_shapes(ours, theirs)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ Plain Python, so that the command line can show its defaults without loading a f
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from bert_tfx.schema.errors import InputError
 
@@ -252,6 +253,36 @@ class Distillation:
                 f"{self.layer_map}"
             )
         return layers
+
+    def check_shapes(self, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> None:
+        """Raises where a student of one shape cannot learn so from a teacher of another.
+
+        Args:
+            student: Its `num_layers`, `hidden_dim` and `num_heads`; what is not known may be left
+                out, and is not checked.
+            teacher: The same of the first teacher.
+
+        Raises:
+            InputError: If layers, widths or heads do not fit.
+        """
+        known = student.keys() & teacher.keys()
+        if self.cosine_weight and "hidden_dim" in known:
+            ours, theirs = student["hidden_dim"], teacher["hidden_dim"]
+            if ours != theirs:
+                raise InputError(
+                    f"cosine_weight compares hidden states of the same width; the student's is "
+                    f"{ours}, the teacher's {theirs}: take hidden_weight, which projects them"
+                )
+        copies = self.student_layers is not None
+        if (self.hidden_weight or self.attention_weight or copies) and "num_layers" in known:
+            self.teacher_layers(student["num_layers"], teacher["num_layers"])
+        if self.attention_weight and "num_heads" in known:
+            ours, theirs = student["num_heads"], teacher["num_heads"]
+            if ours != theirs:
+                raise InputError(
+                    f"attention_weight compares heads one by one; the student has {ours}, the "
+                    f"teacher {theirs}: leave it out, or give the student as many"
+                )
 
 
 def _numbers(layer_map: str) -> tuple[int, ...]:

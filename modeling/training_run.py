@@ -12,17 +12,15 @@ import keras
 import tensorflow as tf
 
 from bert_tfx.modeling import distribution
-from bert_tfx.modeling.albert import ALBERT_SIZES
 from bert_tfx.modeling.archives import sha256_of
 from bert_tfx.modeling.batching import Rows
-from bert_tfx.modeling.bert import BERT_SIZES
 from bert_tfx.modeling.checkpoints import ENCODERS, architecture_of, load_classifier
 from bert_tfx.modeling.classifier import TextClassifier
-from bert_tfx.modeling.distil_bert import DISTIL_BERT_SIZES
 from bert_tfx.modeling.distillation import Teaching, load_teacher, student_from_teacher
 from bert_tfx.modeling.export import about_exported, load_exported_classifier, shapes_of
 from bert_tfx.modeling.fine_tuning import SeedsResult, fine_tune_seeds
 from bert_tfx.modeling.recipes import Distillation, Recipe
+from bert_tfx.modeling.sizes import SIZES
 from bert_tfx.modeling.teacher_files import find_teacher
 from bert_tfx.modeling.trained_model import TrainedModel
 from bert_tfx.modeling.vocab_file import read_vocabulary
@@ -32,12 +30,6 @@ from bert_tfx.schema.tasks import Task
 logger = logging.getLogger(__name__)
 
 HISTORY_FILE = "history.json"
-
-_SIZES: Mapping[str, Mapping[str, Mapping[str, int]]] = {
-    "bert": BERT_SIZES,
-    "distilbert": DISTIL_BERT_SIZES,
-    "albert": ALBERT_SIZES,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +143,7 @@ class TrainingRun:
                     vocab_size=vocab_size,
                     max_length=recipe.max_length,
                     dtype=recipe.precision,
-                    **_SIZES[model][self.size],
+                    **SIZES[model][self.size],
                     **dropouts,
                 )
                 return TextClassifier(encoder, num_labels, recipe.dropout)

@@ -14,6 +14,7 @@ from bert_tfx.components.promotion_gate.limits import PromotionLimits
 from bert_tfx.components.serving_gate.limits import ServingLimits
 from bert_tfx.modeling.checkpoint_files import find_checkpoint
 from bert_tfx.modeling.recipes import RECIPES, TASK_RECIPES, Recipe
+from bert_tfx.modeling.sizes import SIZES as SIZES_OF
 from bert_tfx.modeling.vocab_file import read_vocabulary
 from bert_tfx.pipeline.beam_engine import BeamEngine
 from bert_tfx.pipeline.metadata_store import METADATA_FILE, Address, check_name, parse_url
@@ -46,8 +47,8 @@ from bert_tfx.serving import DEFAULT_MODEL
 
 logger = logging.getLogger(__name__)
 
-MODELS = ("bert", "distilbert", "albert")
-SIZES = ("tiny", "mini", "small", "medium", "base")
+MODELS = tuple(SIZES_OF)
+SIZES = tuple(SIZES_OF["bert"])
 
 # The accuracy below which a model is not blessed: well under the published results, and far above
 # what guessing reaches. A task that is not named here must beat guessing by a tenth.
@@ -60,6 +61,8 @@ _MIN_ACCURACY: Mapping[str, float] = {
 _MARGIN_OVER_GUESSING = 0.1
 # By how much the metric may lie below that of the last blessed model.
 _MAX_REGRESSION = 0.01
+# Whose layers a student may start as copies of: student, teacher.
+_COPIED = {(model, model) for model in MODELS} | {("distilbert", "bert")}
 _GLOB = frozenset("*?[]\\")
 # What else differs from the defaults. The sample is learned in a minute.
 _TASK_OPTIONS: Mapping[str, Mapping[str, str]] = {
@@ -251,16 +254,31 @@ class Config:
                 "warm_start and distill: a student starts from its teacher; give one or the other"
             )
         teacher = self.teacher
-        if teacher is None or plan.settings.student_layers is not None:
+        if teacher is None:
             return
-        if all(
-            getattr(teacher, name) == getattr(self, name)
-            for name in ("model", "size", "pretrained")
-        ):
-            raise InputError(
-                "distill: the teacher would be like its student: give student_layers, or say under "
-                "teacher in what it differs (model, size, pretrained)"
-            )
+        settings, theirs = plan.settings, _shape(teacher)
+        if settings.student_layers is None:
+            if all(
+                getattr(teacher, name) == getattr(self, name)
+                for name in ("model", "size", "pretrained")
+            ):
+                raise InputError(
+                    "distill: the teacher would be like its student: give student_layers, or say "
+                    "under teacher in what it differs (model, size, pretrained)"
+                )
+            ours = _shape(self)
+        else:
+            if (self.model, teacher.model) not in _COPIED:
+                raise InputError(
+                    f"distill: the teacher is {teacher.model}, its layers cannot be copied into "
+                    f"{self.model}: leave student_layers out, for new weights, or set model to "
+                    f"{teacher.model}"
+                )
+            ours = {**theirs, "num_layers": settings.student_layers}
+        try:
+            settings.check_shapes(ours, theirs)
+        except InputError as error:
+            raise InputError(f"distill: {error}") from error
 
     @property
     def teacher(self) -> "Config | None":
@@ -371,6 +389,13 @@ class Config:
     def schema_dir(self) -> str:
         """Where the task's schema is written."""
         return os.path.join(self.output_dir, "schema")
+
+
+def _shape(config: Config) -> Mapping[str, Any]:
+    """Returns what is known of an encoder before it is there."""
+    if config.pretrained is not None:
+        return find_checkpoint(config.pretrained).config
+    return SIZES_OF[config.model][config.size]
 
 
 _PATHS = (

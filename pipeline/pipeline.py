@@ -363,7 +363,8 @@ def _training_nodes(
             config, size=config.teacher.size, pretrained=config.teacher.pretrained
         )
     alone = trainer(control, CONTROL, distillation=plan.settings)
-    # When the student has been trained, no training is unfinished.
+    # A mistake in the teacher shows first; and with the student trained, no training is unfinished.
+    alone.add_upstream_node(teacher)
     student.add_upstream_node(alone)
     return [teacher, alone, student]
 

@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from bert_tfx.modeling.bert import BERT_SIZES, BertEncoder
+from bert_tfx.modeling.bert import BertEncoder
 from bert_tfx.modeling.checkpoints import load_encoder
+from bert_tfx.modeling.sizes import BERT_SIZES
 from bert_tfx.schema.errors import InputError
 
 GOLDEN = Path(__file__).parents[2] / ".." / "shared" / "golden" / "models"

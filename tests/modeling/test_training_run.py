@@ -34,7 +34,7 @@ RECIPE = Recipe(max_length=8, batch_size=8, epochs=2, learning_rate=1e-3, seed=3
 
 @pytest.fixture(autouse=True)
 def toy_sizes(monkeypatch):
-    monkeypatch.setattr(training_run, "_SIZES", SIZES)
+    monkeypatch.setattr(training_run, "SIZES", SIZES)
 
 
 def make_rows(seed, count=20):
@@ -101,7 +101,7 @@ def first(tmp_path_factory, vocab_file):
     """A trained model to start from, and the same in Hugging Face's format."""
     folder = tmp_path_factory.mktemp("first")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_run, "_SIZES", SIZES)
+        patch.setattr(training_run, "SIZES", SIZES)
         run = TrainingRun(TASKS["sst2"], RECIPE, "bert", "toy", None, vocab_file, True, 0.1)
         trained = train(run, folder)
     save_hugging_face(
@@ -269,7 +269,7 @@ def whole(tmp_path_factory, vocab_file, first):
     folder, trained = first
     two = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_run, "_SIZES", SIZES)
+        patch.setattr(training_run, "SIZES", SIZES)
         recipe = dataclasses.replace(RECIPE, num_seeds=2)
         run = TrainingRun(TASKS["sst2"], recipe, "bert", "toy", None, vocab_file, True, 0.1)
         both = train(run, two)
@@ -448,7 +448,7 @@ def test_a_student_out_of_another_architecture(taught, caplog):
 
 def test_a_student_larger_than_its_teacher_is_warned_of(taught, tmp_path, caplog, monkeypatch):
     wide = {"bert": {"toy": {**SIZE, "hidden_dim": 32}}}
-    monkeypatch.setattr(training_run, "_SIZES", wide)
+    monkeypatch.setattr(training_run, "SIZES", wide)
     run = taught("bert", settings={"student_layers": None}, epochs=1)
     with caplog.at_level("WARNING"):
         train(run, tmp_path)

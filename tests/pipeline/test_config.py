@@ -571,3 +571,38 @@ def test_teacher_out_of_range_is_refused():
         config(distill={"teacher": {"size": "huge"}})
     with pytest.raises(InputError, match=r"^epochs must be at least 1"):
         config(distill={"teacher": {"size": "small", "epochs": 0}})
+
+
+@pytest.mark.parametrize(
+    ("distill", "message"),
+    [
+        (
+            {"student_layers": 2, "layer_map": "2,9"},
+            r"^distill: layer_map names layer 9, and the teacher has 4: 2,9",
+        ),
+        (
+            {"student_layers": 9, "layer_map": "last"},
+            r"^distill: layer_map=last: the student has 9 layers and the teacher has 4",
+        ),
+        (
+            {"cosine_weight": 1.0, "teacher": {"size": "small"}},
+            r"^distill: cosine_weight compares .* the student's is 256, the teacher's 512",
+        ),
+        (
+            {"attention_weight": 1.0, "teacher": {"size": "small"}},
+            r"^distill: attention_weight compares .* the student has 4, the teacher 8",
+        ),
+        (
+            {"student_layers": 2, "teacher": {"model": "albert"}},
+            r"^distill: the teacher is albert, its layers cannot be copied into bert: ",
+        ),
+    ],
+)
+def test_teacher_that_its_student_does_not_fit_is_refused_before_it_is_trained(distill, message):
+    with pytest.raises(InputError, match=message):
+        config(distill=distill)
+
+
+def test_distilbert_starts_from_a_berts_layers():
+    made = config(model="distilbert", distill={"student_layers": 2, "teacher": {"model": "bert"}})
+    assert (made.model, made.teacher.model) == ("distilbert", "bert")

@@ -26,9 +26,10 @@ import bert_tfx.sample
 from bert_tfx.components.model_pusher.lock import exclusive
 from bert_tfx.components.model_pusher.version_folder import Origin, VersionFolder
 from bert_tfx.modeling import export
-from bert_tfx.modeling.bert import BERT_SIZES, BertEncoder
+from bert_tfx.modeling.bert import BertEncoder
 from bert_tfx.modeling.classifier import TextClassifier
 from bert_tfx.modeling.fine_tuning import predict_rows
+from bert_tfx.modeling.sizes import BERT_SIZES
 from bert_tfx.modeling.text_rows import rows_of_texts
 from bert_tfx.modeling.train_step import predictor
 from bert_tfx.modeling.trained_model import TrainedModel
