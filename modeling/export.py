@@ -8,6 +8,7 @@ Beside the graph lies what a model server and its operators need: requests to wa
 description, batching parameters.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -23,8 +24,9 @@ from tensorflow.core.protobuf import saved_model_pb2
 from bert_tfx.modeling.archives import sha256_of
 from bert_tfx.modeling.classifier import TextClassifier
 from bert_tfx.modeling.features import NUM_TOKENS, NUM_TRUNCATED, SEGMENT_IDS, TOKEN_IDS
+from bert_tfx.modeling.int8 import Int8Computation
 from bert_tfx.modeling.trained_model import TrainedModel, library_versions
-from bert_tfx.modeling.weight_storage import FLOAT32, WidenedVariable, is_stored_narrow
+from bert_tfx.modeling.weight_storage import FLOAT32, INT8, WidenedVariable, is_stored_narrow
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TEXT_A, TEXT_B
 
@@ -81,7 +83,17 @@ class ServedClassifier(tf.Module):
         object.__setattr__(self, "classifier", classifier)
         self._variables = []
         self._widened: dict[str, WidenedVariable] = {}
+        self._scales: dict[str, tf.Variable] = {}
+        self._sums: dict[str, tf.Variable] = {}
+        self._int8 = Int8Computation(classifier) if storage == INT8 else None
         for number, variable in enumerate(classifier.variables):
+            if self._int8 is not None:
+                self._variables.append(self._int8.matrices.get(variable.path, variable.value))
+                if variable.path in self._int8.scales:
+                    self._scales[str(number)] = self._int8.scales[variable.path]
+                if variable.path in self._int8.sums:
+                    self._sums[str(number)] = self._int8.sums[variable.path]
+                continue
             if storage == FLOAT32 or not is_stored_narrow(variable):
                 self._variables.append(variable.value)
                 continue
@@ -193,7 +205,7 @@ class ServedClassifier(tf.Module):
                 else tf.cast(tf.gather(segment_ids, chosen).to_tensor(), tf.int32)
             )
             mask = tf.sequence_mask(tf.gather(lengths, chosen), width, tf.int32)
-            with scope:
+            with scope, self._int8.computing() if self._int8 else contextlib.nullcontext():
                 logits = self.classifier(
                     {"token_ids": ids, "segment_ids": segments, "padding_mask": mask},
                     training=False,
@@ -340,7 +352,11 @@ def load_exported_classifier(directory: str) -> TextClassifier:
         # In the order in which `ServedClassifier` keeps them.
         for number, variable in enumerate(classifier.variables):
             key = f"_variables/{number}/.ATTRIBUTES/VARIABLE_VALUE"
-            variable.assign(reader.get_tensor(key).astype(variable.dtype))
+            value = reader.get_tensor(key).astype(variable.dtype)
+            scales = f"_scales/{number}/.ATTRIBUTES/VARIABLE_VALUE"
+            variable.assign(
+                value * reader.get_tensor(scales) if reader.has_tensor(scales) else value
+            )
     except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
         raise InputError(
             f"{directory}: cannot be read as an exported classifier: {error}"
