@@ -92,7 +92,9 @@ def test_int8_is_a_quarter_and_keeps_the_inputs():
     classifier = TextClassifier(BertEncoder(**{**SIZE, "vocab_size": 5000}), 2)
     wide, narrow = (to_onnx(classifier, int8=int8) for int8 in (False, True))
     assert len(narrow) < 0.35 * len(wide)
-    inputs = [[given.name for given in onnx.load_from_string(c).graph.input] for c in (wide, narrow)]
+    inputs = [
+        [given.name for given in onnx.load_from_string(c).graph.input] for c in (wide, narrow)
+    ]
     assert inputs == [["token_ids", "segment_ids", "padding_mask"]] * 2
 
 
