@@ -2,12 +2,14 @@
 
 Of a kernel every column has a scale of its own, of an embedding table every row, and of a
 product's input every row: a row's answer then does not depend on the rows beside it. With x a row,
-its scale s = max|x| / 127, and w a kernel's column, whose scale is t:
+its scale s = max|x| / 127, and w a kernel's column, its scale t = max|w| / 63:
 
     x . w = s t (q(x) . q(w)),    q(x) = round(x / s),    q(w) = round(w / t)
 
-where the product on the right is one of whole numbers. Biases, LayerNorm, softmax and the head stay
-in float32. Both the SavedModel and the ONNX file of an export compute this.
+where the product on the right is one of whole numbers. Kernels take 7 of the 8 bits: processors
+without VNNI add two products of 8 bits in 16, which 255 * 127 * 2 does not fit into, and they would
+give other answers than those that were evaluated. Biases, LayerNorm, softmax and the head stay in
+float32. Both the SavedModel and the ONNX file of an export compute this.
 
 Shapes: R rows, K and N a kernel's two dimensions.
 """
@@ -24,7 +26,9 @@ import tensorflow as tf
 from bert_tfx.modeling.classifier import TextClassifier
 
 LEVELS: Final = 127
-"""The largest number, of either sign."""
+"""The largest number of inputs and tables, of either sign."""
+KERNEL_LEVELS: Final = 63
+"""The largest number of kernels."""
 ZERO_POINT: Final = 128
 """Added to an input's numbers: the kernels multiply unsigned inputs with signed weights."""
 SMALLEST: Final = 1e-12
@@ -59,9 +63,9 @@ def quantized(layer: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
         `[K, 1]` of a table.
     """
     matrix = np.asarray(keras.ops.convert_to_numpy(matrix_of(layer)), np.float32)
-    axis = 0 if isinstance(layer, keras.layers.Dense) else 1
+    axis, levels = (0, KERNEL_LEVELS) if isinstance(layer, keras.layers.Dense) else (1, LEVELS)
     largest = np.maximum(np.abs(matrix).max(axis, keepdims=True), SMALLEST)
-    scales = (largest / LEVELS).astype(np.float32)
+    scales = (largest / levels).astype(np.float32)
     return np.round(matrix / scales).astype(np.int8), scales
 
 
@@ -123,8 +127,8 @@ class Int8Computation:
             bias=self.sums[path],
             min_a=0.0,
             max_a=255.0,
-            min_b=-float(LEVELS),
-            max_b=float(LEVELS),
+            min_b=-127.0,
+            max_b=127.0,
             min_freezed_output=-1.0,
             max_freezed_output=1.0,
             Toutput=tf.float32,

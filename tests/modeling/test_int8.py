@@ -9,7 +9,15 @@ from bert_tfx.modeling.albert import AlbertEncoder
 from bert_tfx.modeling.bert import BertEncoder
 from bert_tfx.modeling.classifier import TextClassifier
 from bert_tfx.modeling.distil_bert import DistilBertEncoder
-from bert_tfx.modeling.int8 import Int8Computation, int8_layers, matrix_of, quantized
+from bert_tfx.modeling.int8 import (
+    KERNEL_LEVELS,
+    LEVELS,
+    ZERO_POINT,
+    Int8Computation,
+    int8_layers,
+    matrix_of,
+    quantized,
+)
 
 SIZE = {
     "vocab_size": 50,
@@ -27,10 +35,10 @@ def make(encoder=BertEncoder, **options):
     return TextClassifier(encoder(**SIZE, **options), 2)
 
 
-def whole_numbers(rng, *shape, axis):
-    """Whole numbers of which the largest of each row or column is 127."""
-    numbers = rng.integers(-126, 127, shape).astype(np.float32)
-    np.put_along_axis(numbers, np.zeros_like(numbers.take([0], axis), int), 127, axis)
+def whole_numbers(rng, *shape, axis, largest):
+    """Whole numbers of which each row or column has the largest."""
+    numbers = rng.integers(1 - largest, largest, shape).astype(np.float32)
+    np.put_along_axis(numbers, np.zeros_like(numbers.take([0], axis), int), largest, axis)
     return numbers
 
 
@@ -38,11 +46,11 @@ def test_whole_numbers_are_multiplied_exactly():
     classifier = make()
     rng = np.random.default_rng(1)
     layer = classifier.encoder.blocks[0].intermediate_dense
-    kernel = whole_numbers(rng, 32, 64, axis=0)
+    kernel = whole_numbers(rng, 32, 64, axis=0, largest=63)
     bias = rng.integers(-9, 9, 64).astype(np.float32)
     layer.kernel.assign(kernel)
     layer.bias.assign(bias)
-    inputs = whole_numbers(rng, 5, 32, axis=1)
+    inputs = whole_numbers(rng, 5, 32, axis=1, largest=127)
 
     computation = Int8Computation(classifier)
     compute = tf.function(lambda rows: layer(rows))
@@ -55,12 +63,17 @@ def test_whole_numbers_are_multiplied_exactly():
     assert "call" not in vars(layer)
 
 
+def test_sums_of_two_products_fit_into_16_bits():
+    """Processors without VNNI have no more room, and would cut off what is larger."""
+    assert 2 * (ZERO_POINT + LEVELS) * KERNEL_LEVELS < 2**15
+
+
 def test_each_column_of_a_kernel_and_row_of_a_table_has_its_own_scale():
     classifier = make()
     for layer in int8_layers(classifier):
         matrix, scales = quantized(layer)
-        axis = 0 if isinstance(layer, keras.layers.Dense) else 1
-        assert np.abs(matrix).max(axis).tolist() == [127] * matrix.shape[1 - axis]
+        axis, largest = (0, 63) if isinstance(layer, keras.layers.Dense) else (1, 127)
+        assert np.abs(matrix).max(axis).tolist() == [largest] * matrix.shape[1 - axis]
         off = np.abs(matrix * scales - np.array(matrix_of(layer)))
         assert (off <= 0.5001 * scales).all()
 
