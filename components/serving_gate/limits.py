@@ -12,7 +12,7 @@ class ServingLimits:
 
     Attributes:
         serving_tolerance: By how much a served probability may differ from the evaluated one.
-            Rounding explains 1e-6 in 32 bits, and some 1e-2 in 16.
+            Rounding explains 1e-6 in 32 bits, and some 1e-2 in 16 or 8.
         serving_timeout: Seconds that the server has to load the model.
         max_slowdown: How many times the latency (p50) of the last pushed model, measured in turns
             with it on the same machine.
