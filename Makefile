@@ -78,7 +78,7 @@ format: .venv/.dev-installed  ## rewrite imports and layout as lint wants them
 
 lock: .venv/.uv-installed  ## rewrite the lock files from setup.py; LOCK_ARGS=--upgrade for newer releases
 	@$(UV_LOCK) setup.py --extra pipeline -c requirements/constraints.txt -o requirements/run.txt
-	$(UV_LOCK) setup.py --extra pipeline --extra dev -c requirements/constraints.txt -c requirements/run.txt \
+	$(UV_LOCK) setup.py --extra pipeline --extra onnx --extra dev -c requirements/constraints.txt -c requirements/run.txt \
 	    -o requirements/dev.txt
 	$(UV_LOCK) setup.py requirements/airflow.in --extra pipeline --extra airflow --no-annotate \
 	    -c requirements/constraints.txt -c <(sed -nE '/^(importlib-metadata|opentelemetry-|rich=)/d; s/^([a-z0-9][^ ]*==[^ ]+).*/\1/p' requirements/dev.txt) \

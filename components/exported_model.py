@@ -23,12 +23,14 @@ class ExportedModel:
         text_features: The features that it reads.
         seed_accuracies: Eval accuracy of the model of each seed that was trained, its own included;
             none of a model that was compressed.
+        storage: What its matrices are held in, such as `float32` or `int8`.
     """
 
     path: str
     labels: list[str]
     text_features: list[str]
     seed_accuracies: list[float]
+    storage: str
 
 
 def read_exported_model(path: str) -> ExportedModel:
@@ -46,7 +48,9 @@ def read_exported_model(path: str) -> ExportedModel:
         training = about["training"]
         # Those of the model before a compression tell nothing of this one.
         accuracies = [] if "compressions" in training else training.get("seed_accuracies", [])
-        return ExportedModel(path, about["labels"], about["text_features"], accuracies)
+        # Exports of before there was a choice do not say it.
+        storage = about.get("storage", "float32")
+        return ExportedModel(path, about["labels"], about["text_features"], accuracies, storage)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{about_file}: cannot be read, so {path} is no model that this package has exported"

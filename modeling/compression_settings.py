@@ -12,8 +12,9 @@ from bert_tfx.modeling.character_ranges import check_pruning
 from bert_tfx.schema.errors import InputError
 
 ALTERNATE: Final = "alternate"
-STORES: Final = ("float16", "bfloat16")
-"""What matrices may be stored in, narrower than they are computed with."""
+INT8: Final = "int8"
+STORES: Final = ("float16", "bfloat16", INT8)
+"""What an export may hold its matrices in, besides float32."""
 
 # NumPy's generators take no larger ones.
 _LAST_SEED = 2**32 - 1

@@ -8,7 +8,9 @@ Beside the graph lies what a model server and its operators need: requests to wa
 description, batching parameters.
 """
 
+import contextlib
 import json
+import logging
 import os
 import pathlib
 import tempfile
@@ -23,20 +25,27 @@ from tensorflow.core.protobuf import saved_model_pb2
 from bert_tfx.modeling.archives import sha256_of
 from bert_tfx.modeling.classifier import TextClassifier
 from bert_tfx.modeling.features import NUM_TOKENS, NUM_TRUNCATED, SEGMENT_IDS, TOKEN_IDS
+from bert_tfx.modeling.int8 import Int8Computation
+from bert_tfx.modeling.onnx_export import is_onnx_installed, to_onnx
 from bert_tfx.modeling.teacher_files import find_teacher
 from bert_tfx.modeling.trained_model import TrainedModel, library_versions
-from bert_tfx.modeling.weight_storage import FLOAT32, WidenedVariable, is_stored_narrow
+from bert_tfx.modeling.weight_storage import FLOAT32, INT8, WidenedVariable, is_stored_narrow
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TEXT_A, TEXT_B, Task
+
+_logger = logging.getLogger(__name__)
 
 SERVING_DEFAULT = "serving_default"
 SERVE_TEXT = "serve_text"
 SLICE_FEATURES = "slice_features"
+TOKENIZE = "tokenize"
 
 EXTRA_DIR = "assets.extra"
 """Where TF Serving looks for what is not part of the graph."""
 WARMUP_FILE = "tf_serving_warmup_requests"
 ABOUT_FILE = "bert_tfx.json"
+ONNX_FILE = "int8.onnx"
+"""The classifier for ONNX Runtime, of models stored in 8 bits."""
 BATCHING_FILE = "batching_params.pbtxt"
 """Lies in the SavedModel's own folder; counts with --enable_per_model_batching_parameters."""
 
@@ -82,7 +91,17 @@ class ServedClassifier(tf.Module):
         object.__setattr__(self, "classifier", classifier)
         self._variables = []
         self._widened: dict[str, WidenedVariable] = {}
+        self._scales: dict[str, tf.Variable] = {}
+        self._sums: dict[str, tf.Variable] = {}
+        self._int8 = Int8Computation(classifier) if storage == INT8 else None
         for number, variable in enumerate(classifier.variables):
+            if self._int8 is not None:
+                self._variables.append(self._int8.matrices.get(variable.path, variable.value))
+                if variable.path in self._int8.scales:
+                    self._scales[str(number)] = self._int8.scales[variable.path]
+                if variable.path in self._int8.sums:
+                    self._sums[str(number)] = self._int8.sums[variable.path]
+                continue
             if storage == FLOAT32 or not is_stored_narrow(variable):
                 self._variables.append(variable.value)
                 continue
@@ -105,6 +124,10 @@ class ServedClassifier(tf.Module):
         InvalidArgumentError.
         `slice_features` takes `examples` and returns what evaluations slice by: `length_bucket`
         and `truncated` (string `[B]`).
+        In 8 bits there is `tokenize`, too, for whoever runs the classifier by itself: it takes
+        what `serve_text` takes and returns `token_ids` and, for pairs, `segment_ids` (int32
+        `[B, T]`, 0 where a row is shorter than the longest), `num_tokens` (int64 `[B]`) and
+        `truncated` (bool `[B]`).
 
         Args:
             directory: Where the SavedModel goes.
@@ -118,6 +141,10 @@ class ServedClassifier(tf.Module):
             ),
             SLICE_FEATURES: tf.function(self._slice_features).get_concrete_function(examples),
         }
+        if self._int8 is not None:
+            signatures[TOKENIZE] = tf.function(
+                lambda **texts: self._tokenize(texts)
+            ).get_concrete_function(**texts)
         with tempfile.TemporaryDirectory() as folder:
             labels_file = os.path.join(folder, "labels.txt")
             config_file = os.path.join(folder, _CONFIG_ASSET)
@@ -138,15 +165,22 @@ class ServedClassifier(tf.Module):
         return self._serve(self._parse(examples))
 
     def _serve(self, texts: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        with tf.control_dependencies(_utf8_checks(texts)):
-            texts = {name: tf.identity(values) for name, values in texts.items()}
-        features = self.transform(texts)
+        features = self.transform(_checked(texts))
         probabilities = self._classify(features[TOKEN_IDS], features.get(SEGMENT_IDS))
         labels = tf.constant(self._labels)
         return {
             "probabilities": probabilities,
             "label": tf.gather(labels, tf.argmax(probabilities, axis=1)),
             "classes": tf.repeat(labels[None, :], tf.shape(probabilities)[0], axis=0),
+            TRUNCATED: features[NUM_TRUNCATED] > 0,
+        }
+
+    def _tokenize(self, texts: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        features = self.transform(_checked(texts))
+        tokens = {name: features[name] for name in (TOKEN_IDS, SEGMENT_IDS) if name in features}
+        return {
+            **{name: tf.cast(ids.to_tensor(), tf.int32) for name, ids in tokens.items()},
+            NUM_TOKENS: features[TOKEN_IDS].row_lengths(),
             TRUNCATED: features[NUM_TRUNCATED] > 0,
         }
 
@@ -194,7 +228,7 @@ class ServedClassifier(tf.Module):
                 else tf.cast(tf.gather(segment_ids, chosen).to_tensor(), tf.int32)
             )
             mask = tf.sequence_mask(tf.gather(lengths, chosen), width, tf.int32)
-            with scope:
+            with scope, self._int8.computing() if self._int8 else contextlib.nullcontext():
                 logits = self.classifier(
                     {"token_ids": ids, "segment_ids": segments, "padding_mask": mask},
                     training=False,
@@ -210,6 +244,12 @@ class ServedClassifier(tf.Module):
             parallel_iterations=1,
         )
         return tf.gather(sorted_probabilities, tf.argsort(order))
+
+
+def _checked(texts: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Returns texts that are there only where all are UTF-8."""
+    with tf.control_dependencies(_utf8_checks(texts)):
+        return {name: tf.identity(values) for name, values in texts.items()}
 
 
 def _utf8_checks(texts: Mapping[str, tf.Tensor]) -> list[tf.Operation]:
@@ -246,7 +286,8 @@ def save_for_serving(
     Args:
         model: What to serve.
         directory: Where; see `ServedClassifier.save`. `batching_params.pbtxt` and, in
-            `assets.extra`, the warm-up requests and `bert_tfx.json` are added.
+            `assets.extra`, the warm-up requests, `bert_tfx.json` and, in 8 bits where the package
+            onnx is installed, `int8.onnx` are added.
         transform: The transform graph, where it is not the model's own.
 
     Raises:
@@ -270,7 +311,7 @@ def save_for_serving(
     with tf.io.TFRecordWriter(os.path.join(extra, WARMUP_FILE)) as writer:
         for request in _warmup_requests(task.text_features):
             writer.write(request)
-    about = {
+    about: dict[str, Any] = {
         "task": task.name,
         "labels": task.labels,
         "text_features": task.text_features,
@@ -288,6 +329,14 @@ def save_for_serving(
             ),
         },
     }
+    if model.storage == INT8:
+        if is_onnx_installed():
+            file_name = os.path.join(extra, ONNX_FILE)
+            with open(file_name, "wb") as onnx_file:
+                onnx_file.write(to_onnx(model.classifier, int8=True))
+            about["sha256"]["onnx"] = sha256_of(file_name)
+        else:
+            _logger.info("without %s: the package onnx is not installed", ONNX_FILE)
     with open(os.path.join(extra, ABOUT_FILE), "w", encoding="utf-8") as file:
         json.dump(about, file, ensure_ascii=False, indent=1)
     with open(os.path.join(directory, BATCHING_FILE), "w", encoding="utf-8") as file:
@@ -341,7 +390,11 @@ def load_exported_classifier(directory: str) -> TextClassifier:
         # In the order in which `ServedClassifier` keeps them.
         for number, variable in enumerate(classifier.variables):
             key = f"_variables/{number}/.ATTRIBUTES/VARIABLE_VALUE"
-            variable.assign(reader.get_tensor(key).astype(variable.dtype))
+            value = reader.get_tensor(key).astype(variable.dtype)
+            scales = f"_scales/{number}/.ATTRIBUTES/VARIABLE_VALUE"
+            variable.assign(
+                value * reader.get_tensor(scales) if reader.has_tensor(scales) else value
+            )
     except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
         raise InputError(
             f"{directory}: cannot be read as an exported classifier: {error}"

@@ -28,7 +28,7 @@ GELU_KINDS = ("gelu", "gelu_tanh")
 
 # Added to the float32 score of a padded key: exp() of the sum is exactly 0 beside any real key.
 # Finite, unlike -inf, so that a row of nothing but padding gives numbers and not NaN.
-_PADDING_SCORE = -30_000.0
+PADDING_SCORE = -30_000.0
 
 
 def kernel_initializer(stddev: float) -> keras.initializers.Initializer:
@@ -179,7 +179,7 @@ class SelfAttention(keras.layers.Layer):
         """
         scores = self.scores(hidden, padding_mask)
         padding = 1.0 - ops.cast(padding_mask, "float32")
-        return ops.softmax(scores + _PADDING_SCORE * padding[:, None, None, :], axis=-1)
+        return ops.softmax(scores + PADDING_SCORE * padding[:, None, None, :], axis=-1)
 
     def scores(self, hidden: Tensor, padding_mask: Tensor) -> Tensor:
         """Returns Q K^T / sqrt(D), what the softmax is taken of.

@@ -1,4 +1,4 @@
-"""Weights stored in 16 bits and computed with in float32.
+"""Weights stored in 16 bits and computed with in float32; or stored in 8, see `int8.py`.
 
 Only matrices: biases and the scales of LayerNorm are a thousandth of a model.
 """
@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from bert_tfx.modeling.classifier import TextClassifier
-from bert_tfx.modeling.compression_settings import STORES
+from bert_tfx.modeling.compression_settings import INT8, STORES
+from bert_tfx.modeling.int8 import int8_layers, matrix_of, quantized
 from bert_tfx.modeling.reshaping import as_array, reshaped
 from bert_tfx.schema.errors import InputError
 
@@ -21,19 +22,24 @@ STORAGES: Final = (FLOAT32, *STORES)
 
 
 def rounded(classifier: TextClassifier, storage: str) -> TextClassifier:
-    """Makes a classifier whose matrices are what 16 bits can say.
+    """Makes a classifier whose matrices are what 16 or 8 bits can say.
 
     Args:
         classifier: It stays as it is.
         storage: One of `STORAGES`.
 
     Returns:
-        A new classifier, in float32: stored in 16 bits and read back it is the same.
+        A new classifier, in float32: stored and read back it is the same (in 8 bits to 1e-6).
 
     Raises:
         InputError: If a weight is larger than the format can say.
     """
     values = {}
+    if storage == INT8:
+        for layer in int8_layers(classifier):
+            matrix, scales = quantized(layer)
+            values[matrix_of(layer).path] = matrix.astype(np.float32) * scales
+        return reshaped(classifier, {}, values)
     for weight in classifier.weights:
         if is_stored_narrow(weight):
             value = tf.cast(tf.cast(as_array(weight), storage), tf.float32).numpy()

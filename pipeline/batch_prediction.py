@@ -24,6 +24,7 @@ from bert_tfx.components.exported_model import ExportedModel
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.rows import Misfit
 from bert_tfx.schema.tasks import TEXT_B
+from bert_tfx.serving.backends import TENSORFLOW, check_model
 from bert_tfx.serving.batch_files import Written
 from bert_tfx.serving.model_api import SERVE_TEXT, Prediction
 from bert_tfx.serving.tsv_table import Table, answered_line, check_target
@@ -46,6 +47,7 @@ def predict_file(
     target: str,
     *,
     beam_args: Sequence[str],
+    backend: str = TENSORFLOW,
     text_a: str | None = None,
     text_b: str | None = None,
     has_header: bool = True,
@@ -61,6 +63,7 @@ def predict_file(
         target: The output: the input's columns, then `prediction`, `probability` and
             `model_version`.
         beam_args: Flags that name the Beam engine. Its workers must see the same files.
+        backend: What runs the model, one of `BACKENDS`; installed on the workers, too.
         text_a: See `Table`.
         text_b: See `Table`.
         has_header: See `Table`.
@@ -72,6 +75,7 @@ def predict_file(
             already, or a partial one belongs to another input or model.
     """
     check_target(target)
+    check_model(model.path, backend)
     table = Table(
         source,
         pairs=TEXT_B in model.text_features,
@@ -81,7 +85,10 @@ def predict_file(
     )
     scan = table.scan(max_rejects)
     partial = f"{target}.partial"
-    begun_for = table.begun_for(scan, json.dumps([os.path.abspath(model.path), version]))
+    asked_of = [os.path.abspath(model.path), version]
+    if backend != TENSORFLOW:
+        asked_of.append(backend)
+    begun_for = table.begun_for(scan, json.dumps(asked_of))
     try:
         os.makedirs(partial, exist_ok=True)
         with open(os.path.join(partial, ".lock"), "w") as lock:
@@ -90,7 +97,7 @@ def predict_file(
             resumed = min(len(_done(partial)) * _PART_ROWS, scan.rows)
             progress(resumed, scan.rows)
             with _watched(partial, scan.rows, progress):
-                _answer(model, version, table, partial, parts, beam_args)
+                _answer(model, version, backend, table, partial, parts, beam_args)
             _join(partial, parts, table.output_header(), target)
     except OSError as error:
         raise InputError(f"{partial}: cannot be written: {error.strerror}") from error
@@ -137,6 +144,7 @@ def _done(partial: str) -> set[str]:
 def _answer(
     model: ExportedModel,
     version: int,
+    backend: str,
     table: Table,
     partial: str,
     parts: Sequence[str],
@@ -149,15 +157,18 @@ def _answer(
         _ = (
             pipeline
             | beam.Create(left, reshuffle=True)
-            | beam.ParDo(_AnswerPart(model, version, table, partial))
+            | beam.ParDo(_AnswerPart(model, version, backend, table, partial))
         )
 
 
 class _AnswerPart(beam.DoFn):
     """Writes the answers of one part: all of them or none."""
 
-    def __init__(self, model: ExportedModel, version: int, table: Table, partial: str) -> None:
+    def __init__(
+        self, model: ExportedModel, version: int, backend: str, table: Table, partial: str
+    ) -> None:
         self._model = model
+        self._backend = backend
         self._version = version
         self._table = table
         self._partial = os.path.abspath(partial)
@@ -165,10 +176,10 @@ class _AnswerPart(beam.DoFn):
 
     def setup(self) -> None:
         """Loads the model, once a worker."""
-        from bert_tfx.serving.saved_model import SavedModel, register_text_ops
+        from bert_tfx.serving.saved_model import load_model, register_text_ops
 
         register_text_ops()
-        self._loaded = SavedModel(self._model.path)
+        self._loaded = load_model(self._model.path, self._backend)
 
     def teardown(self) -> None:
         """Gives its memory back."""

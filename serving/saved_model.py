@@ -20,6 +20,7 @@ from tensorflow.core.protobuf import meta_graph_pb2, rewriter_config_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 from bert_tfx.serving.arrays import read_tensor, type_name
+from bert_tfx.serving.backends import TENSORFLOW, check_model
 from bert_tfx.serving.inputs import (
     EXAMPLES,
     check_content,
@@ -225,6 +226,25 @@ class SavedModel:
                 examples = np.empty(rows, object)
                 examples[:] = [_example(dict.fromkeys(texts, text)) for text in column]
                 yield SERVING_DEFAULT, {EXAMPLES: examples}
+
+
+def load_model(path: str, backend: str = TENSORFLOW) -> SavedModel:
+    """Loads an exported model.
+
+    Args:
+        path: Its folder.
+        backend: What runs it, one of `BACKENDS`.
+
+    Raises:
+        Exception: Of many kinds, if it cannot be loaded.
+    """
+    check_model(path, backend)
+    if backend == TENSORFLOW:
+        return SavedModel(path)
+
+    from bert_tfx.serving.onnx_model import OnnxModel
+
+    return OnnxModel(path)
 
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode if code is not grpc.StatusCode.UNKNOWN}

@@ -12,6 +12,7 @@ TensorFlow is imported in the latter, so that mistakes in the options are told b
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import importlib
 import logging
 import os
@@ -29,6 +30,7 @@ import grpc.aio
 
 from bert_tfx.schema.errors import InputError
 from bert_tfx.serving import DEFAULT_MODEL
+from bert_tfx.serving.backends import TENSORFLOW, check_backend
 from bert_tfx.serving.batching import BatchLimits, Compute
 from bert_tfx.serving.connection import is_loopback
 from bert_tfx.serving.metrics import Metrics
@@ -129,6 +131,7 @@ class ServerOptions:
         tls: How connections are encrypted; None leaves them in the clear.
         drain_seconds: How long requests under way may take when the server ends.
         port_file: Where the ports are written, a line each, when a version is available.
+        backend: What runs the models, one of `BACKENDS`.
 
     Raises:
         InputError: If a value makes no sense.
@@ -150,9 +153,11 @@ class ServerOptions:
     tls: ServerTls | None = None
     drain_seconds: float = 30.0
     port_file: str | None = None
+    backend: str = TENSORFLOW
 
     def __post_init__(self) -> None:
         """Checks all that can be checked without opening a port."""
+        check_backend(self.backend)
         check_labels(self.labels)
         if not self.model or set(self.model) & set("/:") or not self.model.isprintable():
             raise InputError(f"--name: {self.model!r} is no name; it must not hold / and :")
@@ -287,7 +292,7 @@ class _Server:
         self._versions = service.versions = Versions(
             options.directory,
             options.policy,
-            service_module.load,
+            functools.partial(service_module.load, backend=options.backend),
             lambda served: service_module.unload(served, self._loader),
             self._loader,
             self._changed,

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from bert_tfx.serving import DEFAULT_MODEL
+from bert_tfx.serving.backends import TENSORFLOW, check_model
 from bert_tfx.serving.client import Client
 from bert_tfx.serving.errors import DeadlineExceeded, ServerFailed, ServingError
 
@@ -110,7 +111,7 @@ def model_server(
 
 @contextlib.contextmanager
 def one_model_server(
-    model_path: str, *, version: int = 1, timeout: float = 120.0
+    model_path: str, *, version: int = 1, timeout: float = 120.0, backend: str = TENSORFLOW
 ) -> Iterator[ServerProcess]:
     """Starts a server of one SavedModel alone; as `model_server`.
 
@@ -118,19 +119,27 @@ def one_model_server(
         model_path: Its folder, on this machine.
         version: The number under which it is served.
         timeout: Seconds that it has until it can be asked.
+        backend: What runs the model, one of `BACKENDS`. Another one than TensorFlow needs our own
+            server.
 
     Yields:
         The server.
 
     Raises:
+        InputError: If the export has nothing for the backend, or that is not installed.
         ServingError: As `model_server`.
     """
+    check_model(model_path, backend)
+    ours = None if backend == TENSORFLOW else LOCAL_SERVER
+    flags = () if ours is None else ("--backend", backend)
     with tempfile.TemporaryDirectory() as folder:
         base_path = os.path.join(folder, "versions")
         os.mkdir(base_path)
         os.symlink(os.path.abspath(model_path), os.path.join(base_path, str(version)))
         log_file = os.path.join(folder, "server.log")
-        with model_server(base_path, log_file=log_file, timeout=timeout) as server:
+        with model_server(
+            base_path, log_file=log_file, timeout=timeout, program=ours, flags=flags
+        ) as server:
             yield server
 
 

@@ -13,7 +13,7 @@ from bert_tfx.serving.batching import Arrays, Batcher, BatchLimits, Compute
 from bert_tfx.serving.inputs import count_rows
 from bert_tfx.serving.metrics import Metrics
 from bert_tfx.serving.refused import Refused, invalid
-from bert_tfx.serving.saved_model import SavedModel
+from bert_tfx.serving.saved_model import SavedModel, load_model
 from bert_tfx.serving.versions import Version, Versions
 
 
@@ -169,13 +169,17 @@ class Service:
         )
 
 
-def load(path: str) -> Served:
+def load(path: str, backend: str) -> Served:
     """Loads a version and warms it up.
+
+    Args:
+        path: Its folder.
+        backend: What runs it, one of `BACKENDS`.
 
     Raises:
         Exception: Of many kinds, if it cannot be loaded or does not answer.
     """
-    model = SavedModel(path)
+    model = load_model(path, backend)
     try:
         model.warm_up(path)
     except BaseException:

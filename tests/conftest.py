@@ -107,7 +107,12 @@ def export_model(vocab_file) -> Callable[..., pathlib.Path]:
     """Exports an untrained small model into a folder; another seed has other weights."""
 
     def export_model(
-        folder: pathlib.Path, task: str = "sst2", *, seed: int = 1, num_layers: int = 1
+        folder: pathlib.Path,
+        task: str = "sst2",
+        *,
+        seed: int = 1,
+        num_layers: int = 1,
+        storage: str = "float32",
     ) -> pathlib.Path:
         # Here, so that tests that do without need not wait for the frameworks.
         import keras
@@ -129,7 +134,14 @@ def export_model(vocab_file) -> Callable[..., pathlib.Path]:
             initializer_range=0.5,
         )
         model = TrainedModel(
-            TextClassifier(encoder, num_labels=2), TASKS[task], str(vocab_file), True, 16, 0.0, {}
+            classifier=TextClassifier(encoder, num_labels=2),
+            task=TASKS[task],
+            vocab_file=str(vocab_file),
+            lowercase=True,
+            max_length=16,
+            eval_fraction=0.0,
+            training={},
+            storage=storage,
         )
         export.save_for_serving(model, str(folder))
         return folder

@@ -11,8 +11,9 @@ class ServingLimits:
     """What a served model must keep to; None allows all.
 
     Attributes:
-        serving_tolerance: By how much a served probability may differ from the evaluated one.
-            Rounding explains 1e-6 in 32 bits, and some 1e-2 in 16.
+        serving_tolerance: By how much a served probability may differ from the evaluated one; None
+            is 1e-5, and 0.05 for a model that computes in 8 bits. Rounding explains 1e-6 in 32
+            bits, and some 1e-2 in 16 or 8.
         serving_timeout: Seconds that the server has to load the model.
         max_slowdown: How many times the latency (p50) of the last pushed model, measured in turns
             with it on the same machine.
@@ -23,7 +24,7 @@ class ServingLimits:
         InputError: If a value is not positive.
     """
 
-    serving_tolerance: float = 1e-5
+    serving_tolerance: float | None = None
     serving_timeout: float = 120.0
     max_slowdown: float | None = None
     max_model_mb: float | None = None

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from bert_tfx.modeling.character_ranges import CHARACTER_RANGES
-from bert_tfx.modeling.compression_settings import ALTERNATE, STORES, Compression
+from bert_tfx.modeling.compression_settings import ALTERNATE, INT8, STORES, Compression
 from bert_tfx.pipeline.commands import options
 from bert_tfx.pipeline.commands.before_after import measure, table
 from bert_tfx.pipeline.commands.model_data import data_folder, task_to_ask
@@ -30,7 +30,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "compress",
         help="make a trained model smaller and faster",
         description="Takes layers, attention heads, neurons or tokens out of a trained model, or "
-        "halves its weights' storage, and shows what that costs and brings. The result is a "
+        "stores its weights in fewer bits, and shows what that costs and brings. The result is a "
         "trained model like the first: test, export and convert take it. It recovers here "
         "(--recovery-steps N), or by a whole training (train --pretrained DIR).",
     )
@@ -105,10 +105,14 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         metavar="X",
         help="the highest learning rate of these (default: 3e-5)",
     )
-    what.add_argument(
+    storage = what.add_mutually_exclusive_group()
+    storage.add_argument(
         "--store",
         choices=STORES,
-        help="what the export holds its matrices in; it computes in float32",
+        help="what the export holds its matrices in; in int8 it computes, too, else in float32",
+    )
+    storage.add_argument(
+        "--int8", dest="store", action="store_const", const=INT8, help="the same as --store int8"
     )
 
 

@@ -15,6 +15,7 @@ from bert_tfx.pipeline.console import Console, logged, quieten
 from bert_tfx.pipeline.exit_codes import ExitCode, explain
 from bert_tfx.schema.errors import InputError
 from bert_tfx.serving import DEFAULT_MODEL
+from bert_tfx.serving.backends import BACKENDS, TENSORFLOW, check_model
 
 if TYPE_CHECKING:
     from bert_tfx.serving.batch_files import Written
@@ -52,6 +53,11 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         metavar="NAME|DIR",
         help=f"with --server its name there (default: {DEFAULT_MODEL}); without, a folder: an "
         "exported model, or the folder of its versions, of which the latest counts",
+    )
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        help="without --server: what computes; onnx is for exports in int8 (default: tensorflow)",
     )
     version = parser.add_mutually_exclusive_group()
     version.add_argument("--version", type=int, metavar="N", help="default: the server's latest")
@@ -162,6 +168,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _run_without_server(arguments: argparse.Namespace) -> int:
     """Answers with an exported model; returns the exit code."""
     path, version = _exported(os.path.expanduser(arguments.model), arguments.version)
+    backend = arguments.backend or TENSORFLOW
+    check_model(path, backend)
     if arguments.input is None:
         from bert_tfx.serving.client import Client
         from bert_tfx.serving.errors import ServingError
@@ -169,7 +177,7 @@ def _run_without_server(arguments: argparse.Namespace) -> int:
 
         try:
             with (
-                one_model_server(path, version=version) as server,
+                one_model_server(path, version=version, backend=backend) as server,
                 Client(server.target, timeout=arguments.timeout) as client,
             ):
                 _predict_one(client, arguments)
@@ -191,6 +199,7 @@ def _run_without_server(arguments: argparse.Namespace) -> int:
             os.path.expanduser(arguments.input),
             os.path.expanduser(arguments.output),
             beam_args=engine.arguments(),
+            backend=backend,
             text_a=arguments.text_a,
             text_b=arguments.text_b,
             has_header=not arguments.no_header,
@@ -259,6 +268,8 @@ def _check(arguments: argparse.Namespace) -> None:
         for option in _OF_A_SERVER:
             if getattr(arguments, option):
                 raise InputError(f"--{option.replace('_', '-')} belongs to --server")
+    elif arguments.backend is not None:
+        raise InputError("--backend is for predictions without --server")
     elif _engine_settings(arguments):
         option = next(iter(_engine_settings(arguments))).replace("_", "-")
         raise InputError(f"--{option} is for predictions without --server")

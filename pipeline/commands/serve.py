@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bert_tfx.schema.errors import InputError
 from bert_tfx.serving import DEFAULT_MODEL
+from bert_tfx.serving.backends import BACKENDS, TENSORFLOW
 
 if TYPE_CHECKING:
     from bert_tfx.serving.server import ServerTls
@@ -48,6 +49,12 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
+    )
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default=TENSORFLOW,
+        help="what computes; onnx is for exports in int8 (default: tensorflow)",
     )
     parser.add_argument(
         "--port-file",
@@ -175,6 +182,7 @@ def run(arguments: argparse.Namespace) -> int:
         keepalive=arguments.keepalive,
         tls=_tls(arguments),
         drain_seconds=arguments.drain_seconds,
+        backend=arguments.backend,
         port_file=arguments.port_file and os.path.expanduser(arguments.port_file),
     )
     quieten(arguments.verbose)

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from bert_tfx.modeling import export
+from bert_tfx.modeling.archives import sha256_of
 from bert_tfx.modeling.bert import BertEncoder
 from bert_tfx.modeling.classifier import TextClassifier
 from bert_tfx.modeling.export import (
     about_exported,
+    load_exported_classifier,
     load_exported_model,
     save_for_serving,
     served_ops,
@@ -100,6 +103,41 @@ def test_export_is_half_as_large_and_answers_as_the_rounded_model(
     assert again.storage == storage
     for ours, theirs in zip(again.classifier.weights, narrow.classifier.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_int8_export_is_a_quarter_and_near(model, plain, tmp_path):
+    narrow = dataclasses.replace(
+        model, classifier=rounded(model.classifier, "int8"), storage="int8"
+    )
+    narrow.save(str(tmp_path / "model"))
+    loaded = load_trained_model(str(tmp_path / "model"))
+    folder = str(tmp_path / "narrow")
+    save_for_serving(loaded, folder)
+
+    # Of so small a model the rest, which stays, is a good part.
+    assert size_of_weights(folder) < 0.45 * size_of_weights(plain)
+    assert not served_ops(folder)["other"]
+    assert about_exported(folder)["storage"] == "int8"
+    found = ask_as_a_server(folder)
+    np.testing.assert_allclose(found, ask(folder), atol=1e-3)
+    np.testing.assert_allclose(found, ask(plain), atol=0.05)
+    assert np.abs(found - ask(plain)).max() > 0
+    for ours, theirs in zip(
+        load_exported_classifier(folder).weights, narrow.classifier.weights, strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_int8_export_says_what_its_onnx_file_is(model, tmp_path, monkeypatch):
+    narrow = dataclasses.replace(model, storage="int8")
+    for installed in (True, False):
+        folder = tmp_path / str(installed)
+        monkeypatch.setattr(export, "is_onnx_installed", lambda installed=installed: installed)
+        save_for_serving(narrow, str(folder))
+        file = folder / "assets.extra" / "int8.onnx"
+        assert file.exists() == installed
+        said = about_exported(str(folder))["sha256"].get("onnx")
+        assert said == (sha256_of(str(file)) if installed else None)
 
 
 def test_two_models_in_a_process_keep_their_own_weights(model, tmp_path):

@@ -2,13 +2,14 @@
 
 import gzip
 
+import numpy as np
 import pytest
 
 from bert_tfx.components.exported_model import read_exported_model
 from bert_tfx.pipeline import batch_prediction
 from bert_tfx.pipeline.beam_engine import BeamEngine
 from bert_tfx.schema.errors import InputError
-from bert_tfx.serving.saved_model import SavedModel, register_text_ops
+from bert_tfx.serving.saved_model import SavedModel, load_model, register_text_ops
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +46,6 @@ def predict(model, tmp_path, monkeypatch):
 
 def answers(model, **texts):
     register_text_ops()
-    import numpy as np
-
     loaded = SavedModel(model.path)
     columns = {
         name: np.array([t.encode() for t in column], object) for name, column in texts.items()
@@ -69,6 +68,22 @@ def test_the_output_has_the_models_answers(source, predict, model, texts):
         assert float(line.split("\t")[3]) == pytest.approx(probability.max(), abs=1e-5)
         assert line.endswith("\t3")
     assert [path.name for path in target.parent.iterdir() if "partial" in path.name] == []
+
+
+def test_onnx_runtime_answers_where_it_is_asked(source, predict, tmp_path, export_model, texts):
+    path = str(export_model(tmp_path / "int8" / "3", storage="int8"))
+    narrow = read_exported_model(path)
+    target = predict(source, of=narrow, backend="onnx")[1]
+    found = [float(line.split("\t")[3]) for line in target.read_text().splitlines()[1:]]
+    loaded = load_model(path, "onnx")
+    columns = {"text_a": np.array([text.encode() for text in texts], object)}
+    expected = loaded.run("serve_text", columns)["probabilities"].max(axis=1)
+    assert found == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_a_model_without_an_onnx_file_is_refused(source, predict):
+    with pytest.raises(InputError, match=r"holds no assets.extra/int8.onnx"):
+        predict(source, backend="onnx")
 
 
 def test_a_stopped_start_is_gone_on_with(source, predict, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 
 from bert_tfx.pipeline.commands import serve
 from bert_tfx.schema.errors import InputError
-from bert_tfx.serving import messages
+from bert_tfx.serving import backends, messages
 from bert_tfx.serving.client import Client
 from bert_tfx.serving.errors import ModelNotFound
 
@@ -77,6 +77,14 @@ def test_a_wrong_folder(bert_tfx, tmp_path):
 )
 def test_wrong_options(bert_tfx, tmp_path, options, words):
     assert words in bert_tfx("--model", tmp_path, *options)
+
+
+def test_a_backend_that_is_not_installed(bert_tfx, tmp_path, monkeypatch):
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
+    assert bert_tfx("--model", tmp_path, "--backend", "onnx") == (
+        "--backend onnx needs the package onnxruntime, which is not installed: "
+        'pip install "bert-tfx[onnx]"'
+    )
 
 
 def test_tls_files_that_do_not_fit(bert_tfx, tmp_path, certificates):

@@ -44,6 +44,8 @@ def test_a_file_is_answered_by_the_version_asked_for(bert_tfx, serving, tmp_path
         (["--model", "{}/3", "--version", "4", "hello"], "is version 3, not 4"),
         (["--model", "{}", "--token-file", "t", "hello"], "--token-file belongs to --server"),
         (["--model", "{}"], "expected either a TEXT"),
+        (["--model", "{}", "--backend", "onnx", "hello"], "holds no assets.extra/int8.onnx"),
+        (["--server", "a:1", "--backend", "onnx", "hello"], "is for predictions without"),
         (["--server", "a:1", "--beam-runner", "in_memory", "hello"], "is for predictions without"),
     ],
 )
