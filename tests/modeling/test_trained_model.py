@@ -177,7 +177,7 @@ def other_task(**changes):
         edited(max_length="7"),
         edited(max_length=True),
         edited(training=None),
-        edited(storage="int8"),
+        edited(storage="int4"),
         edited(storage=None),
         edited(task="own"),
         other_task(labels=["a"]),
