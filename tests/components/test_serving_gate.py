@@ -109,7 +109,7 @@ def test_a_model_that_the_server_cannot_load_is_not(tmp_path, model, predicted, 
 
 
 def test_a_model_that_is_not_good_enough_is_not_asked(model, predicted, gate, monkeypatch):
-    monkeypatch.setattr(executor, "one_model_server", None)
+    monkeypatch.setattr(executor, "served", None)
     found = gate(model, predicted, blessed=False)
     assert not found["passed"]
     assert "not asked" in found["verdict"]
@@ -138,7 +138,7 @@ def test_a_slower_model_is_named_with_its_times(tmp_path, model, predicted, gate
         slow = 3.0 if target == targets[0] else 1.0
         return Load(rows, 1, 10, 10.0 * slow, 20.0, 100.0)
 
-    monkeypatch.setattr(executor, "measure", measure)
+    monkeypatch.setattr(served, "measure", measure)
     found = gate(model, predicted, max_slowdown=1.5)
     assert not found["passed"]
     assert (
