@@ -147,6 +147,21 @@ def test_a_slower_model_is_named_with_its_times(tmp_path, model, predicted, gate
     )
 
 
+def test_a_model_in_8_bits_may_round_otherwise_than_it_was_evaluated(
+    tmp_path, model_artifact, predicted, gate
+):
+    narrow = model_artifact(tmp_path / "narrow", storage="int8")
+    loaded = tf.saved_model.load(f"{narrow.uri}/Format-Serving")
+    texts = tf.constant([row["text_a"] for row in predicted])
+    answers = loaded.signatures["serve_text"](text_a=texts)["probabilities"].numpy()
+    moved = np.array([0.01, -0.01]) * np.where(answers[:, :1] < 0.5, 1, -1)
+    rows = [
+        {**row, "candidate_probabilities": answer.tolist()}
+        for row, answer in zip(predicted, answers + moved, strict=True)
+    ]
+    assert gate(narrow, rows)["passed"]
+
+
 @pytest.mark.parametrize("name", ["serving_tolerance", "max_slowdown", "max_model_mb"])
 def test_limits_are_positive(name):
     for value in (0, -1, float("nan")):
