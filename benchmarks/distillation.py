@@ -81,7 +81,10 @@ _PLANS = {
     "chnsenticorp": Plan(
         rows=None,
         max_length=64,
-        teacher=("--epochs", 3, "--lr", 5e-4, "--batch-size", 64, "--size", "mini"),
+        teacher=(
+            *("--epochs", 3, "--lr", 5e-4, "--batch-size", 64, "--size", "mini"),
+            *("--precision", "mixed_bfloat16"),
+        ),
         layers=2,
         epochs=3,
         layer_epochs=1,
@@ -111,11 +114,15 @@ def main() -> None:
     parser.add_argument(
         "--starts", nargs="+", choices=(_UNTAUGHT, _COPIED), default=[_UNTAUGHT, _COPIED]
     )
+    parser.add_argument(
+        "--measure-only", action="store_true", help="train nothing: show what there is so far"
+    )
     parser.add_argument("--output", type=pathlib.Path, help="default: build/distillation/TASK")
     arguments = parser.parse_args()
     bench = Bench(arguments)
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
-    bench.train()
+    if not arguments.measure_only:
+        bench.train()
     bench.measure()
     print(bench.tables())
 
@@ -201,7 +208,7 @@ class Bench:
         if record.is_file() and json.loads(record.read_text(encoding="utf-8")) != command:
             sys.exit(f"{model}: was begun with other options ({record}); remove both to begin anew")
         record.write_text(json.dumps(command), encoding="utf-8")
-        if (model / "model.json").is_file():
+        if self._is_trained(name):
             return
         print(f"{time.strftime('%H:%M:%S')} {name}", flush=True)
         train = [sys.executable, "-m", "bert_tfx.pipeline.cli", "train", *command]
@@ -209,10 +216,15 @@ class Bench:
         subprocess.run(train, check=True, stdout=sys.stderr)
         print(f"{time.strftime('%H:%M:%S')} {time.monotonic() - start:.0f} s", flush=True)
 
+    def _is_trained(self, name: str) -> bool:
+        return (self.folder / name / "model.json").is_file()
+
     def _start(self, start: str, seed: int) -> pathlib.Path:
         """Makes what students with a start and a seed begin as; returns its folder."""
-        folder = self.folder / (f"start-{start}-{seed}" if start == _UNTAUGHT else "start-copied")
-        if (folder / "model.json").is_file():
+        # A copy is the same with each seed.
+        name = f"start-{start}-{seed}" if start == _UNTAUGHT else f"start-{_COPIED}"
+        folder = self.folder / name
+        if self._is_trained(name):
             return folder
 
         import keras
@@ -272,23 +284,37 @@ class Bench:
         }
         rows = rows_of_texts(teacher.transform(), read[EVAL].texts, read[EVAL].labels or [])
         taught = predict_rows(predictor(teacher.classifier), rows).argmax(axis=1)
-        names = [_TEACHER, *(_name(*run) for run in self.runs)]
+        copied = self._start(_COPIED, 1).name
+        trained = [_name(*run) for run in self.runs if self._is_trained(_name(*run))]
+        names = [_TEACHER, copied, *trained]
         for name in names:
             if name in self.results["models"]:
                 continue
             model = load_trained_model(str(self.folder / name))
             answers = predict_rows(predictor(model.classifier), rows).argmax(axis=1)
-            history = json.loads((self.folder / name / "history.json").read_text(encoding="utf-8"))
-            (seed,) = history["seeds"].values()
+            history = self.folder / name / "history.json"
+            epochs = []
+            if history.is_file():
+                (seed,) = json.loads(history.read_text(encoding="utf-8"))["seeds"].values()
+                epochs = [epoch["eval_accuracy"] for epoch in seed["history"]]
+            accuracy = float((answers == labels).mean())
             self.results["models"][name] = {
                 "parameters": model.classifier.count_params(),
-                "accuracy": float((answers == labels).mean()),
+                "accuracy": accuracy,
                 "accuracy_not_in_train": float((answers == labels)[fresh].mean()),
-                "accuracy_last_epoch": seed["history"][-1]["eval_accuracy"],
+                "accuracy_last_epoch": epochs[-1] if epochs else accuracy,
                 "as_teacher": float((answers == taught).mean()),
-                "epochs": [epoch["eval_accuracy"] for epoch in seed["history"]],
+                "epochs": epochs,
             }
             self._keep()
+        if "teacher_on_train" not in self.results:
+            learned = rows_of_texts(
+                teacher.transform(), read[TRAIN].texts, read[TRAIN].labels or []
+            )
+            logits = predict_rows(predictor(teacher.classifier), learned)
+            self.results["teacher_on_train"] = float(
+                (logits.argmax(axis=1) == learned.labels).mean()
+            )
         exports = {}
         for kind, name in ((_TEACHER, _TEACHER), ("student", names[1])):
             exports[kind] = self.folder / f"export-{kind}"
@@ -326,27 +352,36 @@ class Bench:
         lines = [
             f"{rows['train']:,} rows to learn from, {rows['dev']:,} dev rows"
             + (f", {rows['not_in_train']:,} of them not in train" if leaks else "")
-            + f"; {self.plan.epochs} epochs, "
-            f"{len(self.seeds)} seeds",
+            + f"; {self.plan.epochs} epochs",
             "",
             f"| starts as | learns from | {' | '.join(title for _, title in columns)} | seeds |",
             f"| --- | --- |{' --- |' * (len(columns) + 1)}",
         ]
         groups = {
-            (_TEACHER, ""): [models[_TEACHER]],
+            (_TEACHER, "labels"): [models[_TEACHER]],
+            (_COPIED, ""): [models[f"start-{_COPIED}"]],
             **{
-                (start, lesson): [models[_name(start, lesson, seed)] for seed in self.seeds]
+                (start, lesson): [
+                    models[name]
+                    for name in (_name(start, lesson, seed) for seed in self.seeds)
+                    if name in models
+                ]
                 for start in self.starts
                 for lesson in _LESSONS
             },
         }
         starts = {_UNTAUGHT: self.plan.origin, _COPIED: "the teacher's layers", _TEACHER: "teacher"}
         for (start, lesson), found in groups.items():
+            if not found:
+                continue
             cells = [_mean([model[key] for model in found]) for key, _ in columns]
             each = ", ".join(f"{model['accuracy']:.4f}" for model in found)
-            learned = _LESSONS[lesson][0] if lesson else "labels"
+            learned = _LESSONS[lesson][0] if lesson else "nothing yet"
             lines.append(f"| {starts[start]} | {learned} | {' | '.join(cells)} | {each} |")
         lines += [
+            "",
+            f"The teacher answers {self.results['teacher_on_train']:.2%} of the train rows as they "
+            "are labelled.",
             "",
             f"| | parameters | exported, MB | 1 row, ms | batches of {_BATCH}, rows/s |",
             "| --- | --- | --- | --- | --- |",

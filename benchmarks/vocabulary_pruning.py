@@ -1,5 +1,6 @@
 """Takes the tokens that the train rows do not need out of a trained model, and measures that.
 
+Once with the tokens of the train rows, and once with all CJK characters of the vocabulary besides.
 Prints as Markdown the exports' sizes, the share of dev rows that get other tokens, and of the
 others whether both models answer the same logits to the last bit. Then what the same vocabulary
 would take off a BERT-base: arithmetic from its shape, not measured.
@@ -7,10 +8,10 @@ would take off a BERT-base: arithmetic from its shape, not measured.
 
 import argparse
 import json
-import os
 import pathlib
 import sys
 import tempfile
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -25,11 +26,15 @@ from bert_tfx.modeling.trained_model import TrainedModel, load_trained_model
 from bert_tfx.modeling.vocab_file import read_vocabulary
 from bert_tfx.modeling.vocabulary_pruning import prune_vocabulary, touched_share
 from bert_tfx.schema.labelled_texts import LabelledTexts, read_split
+from bert_tfx.schema.rows import normalize_text
 from bert_tfx.schema.tasks import EVAL, TRAIN, resolve_layout
 
 _HERE = pathlib.Path(__file__).resolve().parent
 _BUILD = _HERE.parent / "build"
 _SHARED = _HERE.parents[1] / "shared" / "data" / "chnsenticorp"
+_BEFORE = "whole"
+# What stays besides the tokens of the train rows.
+_CHARACTERS = {"train's tokens": ("ascii",), "and all CJK characters": ("ascii", "cjk")}
 
 
 def main() -> int:
@@ -44,7 +49,6 @@ def main() -> int:
         help="the trained model (default: the one that benchmarks/distillation.py trains)",
     )
     parser.add_argument("--data", type=pathlib.Path, default=_SHARED, help="its task's files")
-    parser.add_argument("--min-count", type=int, default=1, help="how often a token must be there")
     parser.add_argument(
         "--output", type=pathlib.Path, default=_BUILD / "vocabulary_pruning.json", help="figures"
     )
@@ -57,26 +61,28 @@ def main() -> int:
         read_split(before.task, layout, split, str(arguments.data), eval_fraction=0.1)
         for split in (TRAIN, EVAL)
     )
+    known = {normalize_text(text.decode()) for text in train.texts["text_a"]}
+    fresh = np.array([normalize_text(text.decode()) not in known for text in dev.texts["text_a"]])
     with tempfile.TemporaryDirectory() as folder:
-        after, report = prune_vocabulary(
-            before,
-            (text for column in train.texts.values() for text in column),
-            vocab_file=str(pathlib.Path(folder) / "vocab.txt"),
-            min_count=arguments.min_count,
-            characters=("ascii",),
-        )
-        measured = {
-            "rows": len(dev),
-            "touched_share": touched_share(before, after, dev.texts),
-            "before": _measured(before, dev, pathlib.Path(folder) / "before"),
-            "after": _measured(after, dev, pathlib.Path(folder) / "after"),
-            "logits": _logits(before, after, dev),
-            "bert_base": _base(report.tokens_before, report.tokens_after),
-        }
+        measured = {_BEFORE: _measured(before, dev, pathlib.Path(folder) / "before")}
+        for title, characters in _CHARACTERS.items():
+            scratch = pathlib.Path(folder) / "-".join(characters)
+            scratch.mkdir()
+            after, _ = prune_vocabulary(
+                before,
+                (text for column in train.texts.values() for text in column),
+                vocab_file=str(scratch / "vocab.txt"),
+                characters=characters,
+            )
+            measured[title] = {
+                **_measured(after, dev, scratch / "export"),
+                **_compared(before, after, dev, fresh),
+            }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(measured, indent=1), encoding="utf-8")
-    print(_table(measured))
-    return 0 if measured["logits"]["equal"] == measured["logits"]["same_tokens"] else 1
+    print(f"{len(dev):,} dev rows, {fresh.sum():,} of them not in train\n\n{_table(measured)}")
+    same = (found["equal"] == found["same_tokens"] for found in list(measured.values())[1:])
+    return 0 if all(same) else 1
 
 
 def _measured(model: TrainedModel, dev: LabelledTexts, folder: pathlib.Path) -> dict[str, float]:
@@ -89,10 +95,13 @@ def _measured(model: TrainedModel, dev: LabelledTexts, folder: pathlib.Path) -> 
         "parameters": model.classifier.count_params(),
         "megabytes": sum(path.stat().st_size for path in files) / 1e6,
         "accuracy": float((answers == rows.labels).mean()),
+        "bert_base": _base(len(read_vocabulary(model.vocab_file))),
     }
 
 
-def _logits(before: TrainedModel, after: TrainedModel, dev: LabelledTexts) -> dict[str, int]:
+def _compared(
+    before: TrainedModel, after: TrainedModel, dev: LabelledTexts, fresh: np.ndarray
+) -> dict[str, float]:
     """Compares the logits of the rows that have the same tokens, in the same batches."""
     old, new = (rows_of_texts(m.transform(), dev.texts, dev.labels or []) for m in (before, after))
     number = {token: i for i, token in enumerate(read_vocabulary(before.vocab_file))}
@@ -107,7 +116,14 @@ def _logits(before: TrainedModel, after: TrainedModel, dev: LabelledTexts) -> di
         for model, rows in ((before, old), (after, new))
     ]
     one, other = (values.view(np.uint32) for values in logits)
-    return {"same_tokens": len(same), "equal": int((one == other).all(axis=1).sum())}
+    others = np.ones(len(dev), bool)
+    others[same] = False
+    return {
+        "touched": touched_share(before, after, dev.texts),
+        "touched_not_in_train": float(others[fresh].mean()),
+        "same_tokens": len(same),
+        "equal": int((one == other).all(axis=1).sum()),
+    }
 
 
 def _tokens(rows: Rows) -> list[np.ndarray]:
@@ -127,44 +143,35 @@ def _only(rows: Rows, chosen: list[int]) -> Rows:
     )
 
 
-def _base(tokens_before: int, tokens_after: int) -> dict[str, int]:
-    """Counts a BERT-base's parameters with both vocabularies."""
-    tiny = TextClassifier(BertEncoder(vocab_size=1, max_length=512, **BERT_SIZES["base"]), 2)
-    width = BERT_SIZES["base"]["hidden_dim"]
-    others = tiny.count_params() - width
-    return {
-        "before": others + tokens_before * width,
-        "after": others + tokens_after * width,
-        "width": width,
-    }
+def _base(tokens: int) -> int:
+    """Returns a BERT-base's parameters with a vocabulary, by arithmetic from its shape."""
+    shape = BERT_SIZES["base"]
+    smallest = TextClassifier(BertEncoder(vocab_size=1, max_length=512, **shape), num_labels=2)
+    return int(smallest.count_params()) + (tokens - 1) * shape["hidden_dim"]
 
 
-def _table(measured: dict) -> str:
-    before, after, logits, base = (measured[k] for k in ("before", "after", "logits", "bert_base"))
-    saved = base["before"] - base["after"]
-    forms = (
+def _table(measured: Mapping[str, Mapping[str, float]]) -> str:
+    lines = (
         ("tokens", "tokens", "{:,}"),
         ("parameters", "parameters", "{:,}"),
         ("exported, MB", "megabytes", "{:.1f}"),
         ("dev accuracy", "accuracy", "{:.4f}"),
+        ("dev rows with other tokens", "touched", "{:.2%}"),
+        ("of the rows not in train", "touched_not_in_train", "{:.2%}"),
+        ("dev rows with the same tokens", "same_tokens", "{:,}"),
+        ("of these, logits equal to the last bit", "equal", "{:,}"),
+        ("a BERT-base's parameters (arithmetic)", "bert_base", "{:,}"),
     )
     return "\n".join(
         [
-            f"load {os.getloadavg()[0]:.1f}",
-            "",
-            "| | before | after |",
-            "| --- | --- | --- |",
+            f"| vocabulary | {' | '.join(measured)} |",
+            f"| --- |{' --- |' * len(measured)}",
             *(
-                f"| {title} | {form.format(before[key])} | {form.format(after[key])} |"
-                for title, key, form in forms
+                f"| {title} | "
+                + " | ".join(form.format(m[key]) if key in m else "" for m in measured.values())
+                + " |"
+                for title, key, form in lines
             ),
-            "",
-            f"{measured['rows']:,} dev rows: {measured['touched_share']:.2%} have other tokens "
-            f"than before. Of the {logits['same_tokens']:,} with the same tokens, "
-            f"{logits['equal']:,} have the same logits to the last bit.",
-            f"A BERT-base ({base['width']} wide) with these vocabularies, by arithmetic: "
-            f"{base['before']:,} parameters before, {base['after']:,} after, {saved:,} "
-            f"({saved / base['before']:.1%}) and {4 * saved / 1e6:.1f} MB of float32 less.",
         ]
     )
 
