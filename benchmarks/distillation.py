@@ -206,7 +206,7 @@ class Bench:
         command = [str(option) for option in said]
         record = self.folder / f"{name}.json"
         if record.is_file() and json.loads(record.read_text(encoding="utf-8")) != command:
-            sys.exit(f"{model}: was begun with other options ({record}); remove both to begin anew")
+            sys.exit(f"{record}: begun with other options; remove {self.folder} to begin anew")
         record.write_text(json.dumps(command), encoding="utf-8")
         if self._is_trained(name):
             return
