@@ -132,7 +132,7 @@ def test_a_slower_model_is_named_with_its_times(tmp_path, model, predicted, gate
     )
     targets: list[str] = []
 
-    def measure(target, texts, *, rows, seconds):
+    def measure(target, texts, *, rows, seconds, warm_up):
         if target not in targets:
             targets.append(target)
         slow = 3.0 if target == targets[0] else 1.0
