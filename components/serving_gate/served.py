@@ -17,7 +17,8 @@ from bert_tfx.serving.server_process import ServerProcess, one_model_server
 MEASURED_BATCHES = (1, 32)
 """Rows of the requests that are measured."""
 
-# Many short turns, one model's after the other, so that what else the machine does meets all of them.
+# Many short turns, one model's after the other, so that what else the machine does meets all of
+# them.
 _TURNS = 7
 _TURN_SECONDS = 0.3
 _WARM_UP_SECONDS = 0.1
