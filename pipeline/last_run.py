@@ -28,6 +28,7 @@ SOURCES = (
     # Named there by their dotted paths.
     "bert_tfx.modeling.preprocessing",
     "bert_tfx.modeling.training",
+    "bert_tfx.modeling.compressing",
     "bert_tfx.pipeline.vocabulary",
 )
 """All that makes the result, with what these modules import."""
@@ -182,8 +183,9 @@ def _paths(config: Config) -> Iterator[str]:
         yield from files.find(config.data_dir)
     if config.vocab_file is not None:
         yield config.vocab_file
-    if config.pretrained is not None:
-        yield from find_checkpoint(config.pretrained).files
+    for of in (config, config.teacher):
+        if of is not None and of.pretrained is not None:
+            yield from find_checkpoint(of.pretrained).files
 
 
 def _file(path: str, known: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -105,16 +105,16 @@ def _findings(
     model = exported_model(input_dict["model"])
     examples = read_examples(artifact_utils.get_split_uri(input_dict["predictions"], EVAL))
     golden = golden_rows(examples, _GOLDEN_ROWS)
+    tolerance = limits.serving_tolerance or _TOLERANCES.get(model.storage, _TOLERANCE)
     findings: dict[str, Any] = {
         "program": installed_program(),
         "model_bytes": sum(storage_of(model.path).sizes(model.path).values()),
-        "limits": dataclasses.asdict(limits),
+        "limits": dataclasses.asdict(limits) | {"serving_tolerance": tolerance},
     }
     problems: list[str] = []
     try:
         with served(model.path, limits.serving_timeout) as server:
             findings["seconds_to_available"] = server.seconds
-            tolerance = limits.serving_tolerance or _TOLERANCES.get(model.storage, _TOLERANCE)
             problems += _answers(server, model, golden, tolerance, findings)
             if not problems:
                 last = None if limits.max_slowdown is None else _last_pushed(base_directory)

@@ -87,7 +87,8 @@ def test_the_server_is_slow(server, bert_tfx):
     server.delay = 2
     code, _, err = bert_tfx("--server", server.target, "--timeout", "0.3", "good")
     assert code == 5
-    assert "no answer within 0.3 s; give it a longer timeout" in err
+    # Some of the time was taken to connect.
+    assert re.search(r"no answer within 0\.[23]\d* s; give it a longer timeout", err)
 
 
 @pytest.mark.parametrize(
