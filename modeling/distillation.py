@@ -21,7 +21,7 @@ from bert_tfx.modeling.batching import Rows
 from bert_tfx.modeling.checkpoints import ENCODERS, architecture_of, load_saved_classifier
 from bert_tfx.modeling.classifier import TextClassifier
 from bert_tfx.modeling.optimization import embedding_layers
-from bert_tfx.modeling.recipes import Distillation
+from bert_tfx.modeling.recipes import Distillation, fits_layers
 from bert_tfx.modeling.teacher_files import TeacherFiles
 from bert_tfx.modeling.train_step import DISTANCE, LOGITS, SOFT_TARGETS, CrossEntropy, Encoder
 from bert_tfx.modeling.transformer import SelfAttention, Tensor, kernel_initializer
@@ -338,7 +338,7 @@ def student_from_teacher(
     """
     source = teacher.encoder
     ours, theirs = architecture or architecture_of(source), architecture_of(source)
-    if ours != theirs and (ours, theirs) != ("distilbert", "bert"):
+    if not fits_layers(ours, theirs):
         raise InputError(
             f"student_layers: the teacher is {theirs}, its layers cannot be copied into {ours}: "
             "leave student_layers out, for new weights, or model, for the teacher's architecture"

@@ -285,6 +285,11 @@ class Distillation:
                 )
 
 
+def fits_layers(student: str, teacher: str) -> bool:
+    """Whether a student of one architecture can start as copies of a teacher's layers."""
+    return student == teacher or (student, teacher) == ("distilbert", "bert")
+
+
 def _numbers(layer_map: str) -> tuple[int, ...]:
     """Reads a layer map that is written out."""
     try:

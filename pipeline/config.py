@@ -13,7 +13,7 @@ from bert_tfx.components.data_gate.checks import parse_limits
 from bert_tfx.components.promotion_gate.limits import PromotionLimits
 from bert_tfx.components.serving_gate.limits import ServingLimits
 from bert_tfx.modeling.checkpoint_files import find_checkpoint
-from bert_tfx.modeling.recipes import RECIPES, TASK_RECIPES, Recipe
+from bert_tfx.modeling.recipes import RECIPES, TASK_RECIPES, Recipe, fits_layers
 from bert_tfx.modeling.sizes import SIZES as SIZES_OF
 from bert_tfx.modeling.vocab_file import read_vocabulary
 from bert_tfx.pipeline.beam_engine import BeamEngine
@@ -61,8 +61,6 @@ _MIN_ACCURACY: Mapping[str, float] = {
 _MARGIN_OVER_GUESSING = 0.1
 # By how much the metric may lie below that of the last blessed model.
 _MAX_REGRESSION = 0.01
-# Whose layers a student may start as copies of: student, teacher.
-_COPIED = {(model, model) for model in MODELS} | {("distilbert", "bert")}
 _GLOB = frozenset("*?[]\\")
 # What else differs from the defaults. The sample is learned in a minute.
 _TASK_OPTIONS: Mapping[str, Mapping[str, str]] = {
@@ -268,7 +266,7 @@ class Config:
                 )
             ours = _shape(self)
         else:
-            if (self.model, teacher.model) not in _COPIED:
+            if not fits_layers(self.model, teacher.model):
                 raise InputError(
                     f"distill: the teacher is {teacher.model}, its layers cannot be copied into "
                     f"{self.model}: leave student_layers out, for new weights, or set model to "

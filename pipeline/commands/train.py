@@ -208,6 +208,7 @@ def train(arguments: argparse.Namespace) -> Training:
         )
         if is_chief:
             shutil.rmtree(config.state_dir, ignore_errors=True)
+    # Eval's rows were read last; train's texts were let go of before the training.
     return Training(trained, config, teachers, evaluate=read, is_chief=is_chief)
 
 
