@@ -70,6 +70,7 @@ lint: .venv/.dev-installed  ## check rules and format (ruff) and types (mypy)
 	$(BIN)/ruff check . || failed="$$failed rules"
 	$(BIN)/ruff format --check . || failed="$$failed format"
 	$(BIN)/python -m mypy || failed="$$failed types"
+	$(BIN)/python -m mypy benchmarks/*.py || failed="$$failed types of benchmarks"
 	[ -z "$$failed" ] || { echo "lint: failed:$$failed" >&2; exit 1; }
 
 format: .venv/.dev-installed  ## rewrite imports and layout as lint wants them

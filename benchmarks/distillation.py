@@ -1,9 +1,10 @@
 """Measures what a teacher is worth to a student, on published rows.
 
-Trains a teacher, and students of half its layers, each with the same rows, the same number of steps
-and three seeds. They differ in two things: what they start as (weights that saw no label: the
-checkpoint's layers, or new ones; or the trained teacher's layers) and what they learn from (labels;
-soft targets besides; or the teacher's layers first, whose steps count as steps). Prints Markdown.
+Trains a teacher, and smaller students, each with the same rows, the same number of steps and three
+seeds. They differ in two things: what they start as (weights that saw no label: the checkpoint's
+layers, or new ones; or, where they are as wide, the trained teacher's layers) and what they learn
+from (labels; soft targets besides; or the teacher's layers first, whose steps count as steps).
+Prints Markdown.
 
 What is done is kept, so a run that was stopped goes on where it was.
 """
@@ -50,7 +51,7 @@ class Plan:
         rows: First rows to learn from, or None for all.
         max_length: Tokens a row at most.
         teacher: The teacher's options of `bert-tfx train`.
-        layers: The student's layers.
+        student: What of the student's shape is not the teacher's: arguments of the encoder.
         epochs: Of each student.
         layer_epochs: Those of them that a student who learns from the teacher's layers spends so.
         learning_rate: Of each student.
@@ -60,7 +61,7 @@ class Plan:
     rows: int | None
     max_length: int
     teacher: tuple[Any, ...]
-    layers: int
+    student: Mapping[str, int]
     epochs: int
     layer_epochs: int
     learning_rate: float
@@ -72,7 +73,7 @@ _PLANS = {
         rows=10_000,
         max_length=64,
         teacher=("--epochs", 3, "--lr", 5e-5, "--batch-size", 32),
-        layers=3,
+        student={"num_layers": 3},
         epochs=3,
         layer_epochs=1,
         learning_rate=1e-4,
@@ -85,7 +86,8 @@ _PLANS = {
             *("--epochs", 3, "--lr", 5e-4, "--batch-size", 64, "--size", "mini"),
             *("--precision", "mixed_bfloat16"),
         ),
-        layers=2,
+        # As many heads as the teacher, whose attention is learned from.
+        student={"num_layers": 2, "hidden_dim": 128, "num_heads": 4, "intermediate_dim": 512},
         epochs=3,
         layer_epochs=1,
         learning_rate=5e-4,
@@ -112,7 +114,10 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
-        "--starts", nargs="+", choices=(_UNTAUGHT, _COPIED), default=[_UNTAUGHT, _COPIED]
+        "--starts",
+        nargs="+",
+        choices=(_UNTAUGHT, _COPIED),
+        help="default: all that the student's shape allows",
     )
     parser.add_argument(
         "--measure-only", action="store_true", help="train nothing: show what there is so far"
@@ -137,7 +142,13 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.task: str = arguments.task
         self.plan = _PLANS[self.task]
-        self.starts: list[str] = arguments.starts
+        possible = (
+            [_UNTAUGHT, _COPIED] if self.plan.student.keys() == {"num_layers"} else [_UNTAUGHT]
+        )
+        self.starts: list[str] = arguments.starts or possible
+        if not {*self.starts} <= {*possible}:
+            sys.exit(f"--starts {_COPIED}: the student of {self.task} is narrower than its teacher")
+        self.copies = _COPIED in possible
         self.seeds = range(1, arguments.seeds + 1)
         self.folder: pathlib.Path = (
             arguments.output or _HERE.parent / "build" / "distillation" / self.task
@@ -172,7 +183,7 @@ class Bench:
             lines = (self.published / f"{split}.tsv").read_text(encoding="utf-8").split("\n")
             kept = lines if rows is None else [*lines[: rows + 1], ""]
             (self.data / f"{split}.tsv").write_text("\n".join(kept), encoding="utf-8")
-        origin = ("--vocab", self.vocab, "--lowercase")
+        origin: tuple[Any, ...] = ("--vocab", self.vocab, "--lowercase")
         if self.pretrained is not None:
             origin = ("--pretrained", self.pretrained)
         self._train(_TEACHER, (*self.plan.teacher, *origin, "--seed", 1))
@@ -237,7 +248,7 @@ class Bench:
         from bert_tfx.modeling.trained_model import load_trained_model
 
         teacher = load_trained_model(str(self.folder / _TEACHER))
-        copies = Distillation(student_layers=self.plan.layers)
+        copies = Distillation(student_layers=self.plan.student["num_layers"])
         keras.utils.set_random_seed(seed)
         if start == _COPIED:
             student = student_from_teacher(teacher.classifier, copies)
@@ -245,7 +256,7 @@ class Bench:
             checkpoint = load_classifier(str(self.pretrained), teacher.classifier.num_labels)
             student = student_from_teacher(checkpoint, copies)
         else:
-            shape = {**teacher.classifier.encoder.get_config(), "num_layers": self.plan.layers}
+            shape = {**teacher.classifier.encoder.get_config(), **self.plan.student}
             student = TextClassifier(BertEncoder(**shape), teacher.classifier.num_labels)
         dataclasses.replace(teacher, classifier=student, training={}).save(str(folder))
         return folder
@@ -284,9 +295,9 @@ class Bench:
         }
         rows = rows_of_texts(teacher.transform(), read[EVAL].texts, read[EVAL].labels or [])
         taught = predict_rows(predictor(teacher.classifier), rows).argmax(axis=1)
-        copied = self._start(_COPIED, 1).name
         trained = [_name(*run) for run in self.runs if self._is_trained(_name(*run))]
-        names = [_TEACHER, copied, *trained]
+        copied = [self._start(_COPIED, 1).name] if self.copies else []
+        names = [_TEACHER, *copied, *trained]
         for name in names:
             if name in self.results["models"]:
                 continue
@@ -359,7 +370,7 @@ class Bench:
         ]
         groups = {
             (_TEACHER, "labels"): [models[_TEACHER]],
-            (_COPIED, ""): [models[f"start-{_COPIED}"]],
+            (_COPIED, ""): [models[f"start-{_COPIED}"]] if self.copies else [],
             **{
                 (start, lesson): [
                     models[name]

@@ -9,6 +9,7 @@ import logging
 import pathlib
 import tempfile
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ def read(path: pathlib.Path) -> tuple[list[str], list[int]]:
 class Rows(torch.utils.data.Dataset):
     """Tokenized rows."""
 
-    def __init__(self, path: pathlib.Path, tokenizer: object, max_length: int) -> None:
+    def __init__(self, path: pathlib.Path, tokenizer: Any, max_length: int) -> None:
         """Tokenizes the rows of a file."""
         texts, self.labels = read(path)
         self.encoded = tokenizer(texts, truncation=True, max_length=max_length)

@@ -5,6 +5,7 @@ import pathlib
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -77,7 +78,8 @@ def training(texts: list[str], labels: list[int]) -> dict[str, Callable[[], int]
 
     def way(chosen: batching.Rows) -> Callable[[], int]:
         keras.utils.set_random_seed(1)
-        encoder = BertEncoder(vocab_size=2000, max_length=_MAX_LENGTH, **BERT_SIZES["mini"])
+        shape: Mapping[str, Any] = BERT_SIZES["mini"]
+        encoder = BertEncoder(vocab_size=2000, max_length=_MAX_LENGTH, **shape)
         model = TextClassifier(encoder, num_labels=2)
         optimizer = optimization.adamw(
             learning_rate=1e-4, warmup_steps=0, total_steps=10**6, weight_decay=0.01, clip_norm=1.0

@@ -12,14 +12,16 @@ import pathlib
 import sys
 import tempfile
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from bert_tfx.modeling.batching import Rows
-from bert_tfx.modeling.bert import BERT_SIZES, BertEncoder
+from bert_tfx.modeling.bert import BertEncoder
 from bert_tfx.modeling.classifier import TextClassifier
 from bert_tfx.modeling.export import save_for_serving
 from bert_tfx.modeling.fine_tuning import predict_rows
+from bert_tfx.modeling.sizes import BERT_SIZES
 from bert_tfx.modeling.text_rows import rows_of_texts
 from bert_tfx.modeling.train_step import predictor
 from bert_tfx.modeling.trained_model import TrainedModel, load_trained_model
@@ -145,7 +147,7 @@ def _only(rows: Rows, chosen: list[int]) -> Rows:
 
 def _base(tokens: int) -> int:
     """Returns a BERT-base's parameters with a vocabulary, by arithmetic from its shape."""
-    shape = BERT_SIZES["base"]
+    shape: Mapping[str, Any] = BERT_SIZES["base"]
     smallest = TextClassifier(BertEncoder(vocab_size=1, max_length=512, **shape), num_labels=2)
     return int(smallest.count_params()) + (tokens - 1) * shape["hidden_dim"]
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from bert_tfx.modeling.checkpoint_files import VOCAB_FILE
 from bert_tfx.modeling.compression_settings import Compression
-from bert_tfx.modeling.distillation import TaughtRows, Teaching
-from bert_tfx.modeling.distillation_losses import soft_targets
+from bert_tfx.modeling.distillation import Teaching, taught_rows
 from bert_tfx.modeling.fine_tuning import fine_tune_seeds, predict_rows
 from bert_tfx.modeling.recipes import Distillation, Recipe
 from bert_tfx.modeling.reshaping import reshaped
@@ -172,19 +171,13 @@ def _recovered(
     )
     labels = rows.labels or []
     whole = rows_of_texts(before.transform(), rows.texts, labels)
-    answers = predict_rows(predictor(before.classifier), whole)
+    answers = predict_rows(predictor(before.classifier), whole, "answers of the model before")
     transform = model.transform()
     ours = rows_of_texts(transform, rows.texts, labels)
     result = fine_tune_seeds(
         # Made anew after the seed is set, which its dropout then begins with.
         lambda seed: reshaped(model.classifier, {}, {}),
-        TaughtRows(
-            ours.token_ids,
-            ours.segment_ids,
-            ours.lengths,
-            ours.labels,
-            np.asarray(soft_targets([answers], distillation.temperature)),
-        ),
+        taught_rows(ours, [answers], distillation),
         rows_of_texts(transform, evaluate.texts, evaluate.labels or []),
         Recipe(
             max_length=model.max_length,

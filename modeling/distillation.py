@@ -46,13 +46,6 @@ class Teaching:
     settings: Distillation
     teachers: tuple[TextClassifier, ...]
 
-    @property
-    def looks_inside(self) -> bool:
-        """Whether the recipe's epochs need what lies inside of the first teacher."""
-        settings = self.settings
-        together = settings.learns_layers and not settings.intermediate_epochs
-        return bool(settings.cosine_weight) or together
-
     def check(self, student: TextClassifier, max_length: int) -> None:
         """Raises where a student cannot learn so.
 
@@ -97,6 +90,23 @@ class TaughtRows(Rows):
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the model's input for some rows, and their `soft_targets`."""
         return {**super().batch(indices), SOFT_TARGETS: self.soft_targets[indices]}
+
+
+def taught_rows(rows: Rows, answers: Sequence[np.ndarray], settings: Distillation) -> TaughtRows:
+    """Returns rows with what their teachers answer.
+
+    Args:
+        rows: The rows.
+        answers: Each teacher's logits, float32 `[rows, C]`.
+        settings: Its `temperature` is what counts.
+    """
+    return TaughtRows(
+        rows.token_ids,
+        rows.segment_ids,
+        rows.lengths,
+        rows.labels,
+        np.asarray(losses.soft_targets(answers, settings.temperature)),
+    )
 
 
 class DistillationLoss(CrossEntropy):

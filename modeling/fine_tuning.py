@@ -22,8 +22,8 @@ from bert_tfx.modeling.distillation import (
     TaughtRows,
     Teaching,
     head_layers,
+    taught_rows,
 )
-from bert_tfx.modeling.distillation_losses import soft_targets
 from bert_tfx.modeling.recipes import BALANCED, Recipe
 from bert_tfx.modeling.train_step import CrossEntropy, Predict, TrainStep, predictor, train_step
 from bert_tfx.modeling.training_state import Progress, TrainingState
@@ -245,13 +245,14 @@ def with_soft_targets(rows: batching.Rows, teaching: Teaching, recipe: Recipe) -
     steps_per_epoch, total_steps = _steps(rows, recipe)
     settings = teaching.settings
     seen = total_steps >= steps_per_epoch
-    if isinstance(rows, TaughtRows) or teaching.looks_inside or not (settings.alpha and seen):
+    if isinstance(rows, TaughtRows) or not (settings.learns_answers_alone and seen):
         return rows
     start = time.monotonic()
-    answers = [predict_rows(predictor(teacher), rows) for teacher in teaching.teachers]
-    targets = np.asarray(soft_targets(answers, settings.temperature))
+    answers = [
+        predict_rows(predictor(teacher), rows, "teacher's answers") for teacher in teaching.teachers
+    ]
     logger.info("the teachers' answers to all rows took %s", _clock(time.monotonic() - start))
-    return TaughtRows(rows.token_ids, rows.segment_ids, rows.lengths, rows.labels, targets)
+    return taught_rows(rows, answers, settings)
 
 
 def _learn_layers(
@@ -344,10 +345,34 @@ def evaluate(predict: Predict, rows: batching.Rows) -> dict[str, float]:
     return metrics.evaluation_metrics(rows.labels, predict_rows(predict, rows))
 
 
-def predict_rows(predict: Predict, rows: batching.Rows) -> np.ndarray:
-    """Returns the logits of some rows, float32 `[rows, classes]`, in their order."""
+def predict_rows(predict: Predict, rows: batching.Rows, what: str | None = None) -> np.ndarray:
+    """Returns the logits of some rows, float32 `[rows, classes]`, in their order.
+
+    Args:
+        predict: The model.
+        rows: The rows.
+        what: What the lines of progress call the logits; None is no such line.
+    """
     batches = batching.evaluation_batches(rows.lengths, _EVAL_BATCH_SIZE)
-    logits = np.concatenate([predict(rows.batch(indices)) for indices in batches])
+    start = reported = time.monotonic()
+    parts = []
+    done = 0
+    for indices in batches:
+        parts.append(predict(rows.batch(indices)))
+        done += len(indices)
+        now = time.monotonic()
+        if what is not None and now - reported >= _pause(now - start):
+            rate = done / (now - start)
+            logger.info(
+                "%s: %s of %s rows, %.0f rows/s, %s left",
+                what,
+                f"{done:,}",
+                f"{len(rows):,}",
+                rate,
+                _clock((len(rows) - done) / rate),
+            )
+            reported = now
+    logits = np.concatenate(parts)
     in_order = np.empty_like(logits)
     in_order[np.concatenate(batches)] = logits
     return in_order

@@ -221,6 +221,15 @@ class Distillation:
         """Whether embeddings, hidden states or attention scores are learned from."""
         return any(getattr(self, name) for name in _LAYER_WEIGHTS)
 
+    @property
+    def learns_answers_alone(self) -> bool:
+        """Whether the recipe's epochs need the teachers' answers, and nothing else of them.
+
+        Then they can be asked once for all; `intermediate_epochs` ask them in any case.
+        """
+        together = self.learns_layers and not self.intermediate_epochs
+        return self.alpha > 0 and not (self.cosine_weight or together)
+
     def teacher_layers(self, student: int, teacher: int) -> tuple[int, ...]:
         """Returns the teacher layer of each student layer, from the lowest on.
 

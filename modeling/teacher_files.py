@@ -14,6 +14,12 @@ from bert_tfx.modeling.checkpoint_files import CLASSIFIER_FILE, MODEL_FILE, VOCA
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import Task
 
+NO_TEACHER = (
+    "distill: there is no teacher, as no model of this lineage was good enough yet: run without "
+    "distill first, or let the run train a teacher"
+)
+"""What is wrong where a pipeline's teacher is an earlier model and there is none."""
+
 _EXPORTED_FILE = os.path.join("assets.extra", "bert_tfx.json")
 
 

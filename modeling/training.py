@@ -8,18 +8,21 @@ import json
 import os
 import shutil
 
-import numpy as np
-import tensorflow as tf
 import tensorflow_transform as tft
 from tfx.components.trainer.fn_args_utils import FnArgs
 
-from bert_tfx.modeling import batching, export, features, preprocessing
+from bert_tfx.modeling import export
+from bert_tfx.modeling.distillation import taught_rows
 from bert_tfx.modeling.recipes import Distillation, Recipe
+from bert_tfx.modeling.teacher_files import NO_TEACHER
 from bert_tfx.modeling.training_run import TrainingRun
+from bert_tfx.modeling.transformed_rows import (
+    read_rows,
+    read_teacher_logits,
+    vocabulary_file,
+)
 from bert_tfx.schema.errors import InputError
-from bert_tfx.schema.tasks import LABEL, Task
-
-_PARSE_BATCH = 1024
+from bert_tfx.schema.tasks import Task
 
 
 def run_fn(fn_args: FnArgs) -> None:
@@ -39,30 +42,29 @@ def run_fn(fn_args: FnArgs) -> None:
     """
     config = fn_args.custom_config
     if config["is_taught"] and fn_args.base_model is None:
-        raise InputError(
-            "distill: there is no teacher, as no model of this lineage was good enough yet: run "
-            "without distill first, or let the run train a teacher"
-        )
+        raise InputError(NO_TEACHER)
     transform_output = tft.TFTransformOutput(fn_args.transform_output)
-    vocab_file = transform_output.vocabulary_file_by_name(preprocessing.VOCAB_ASSET)
-    if vocab_file is None:
-        raise RuntimeError(f"{fn_args.transform_output}: the transform graph has no vocabulary")
     run = TrainingRun(
         task=Task.from_json(config["task"]),
         recipe=Recipe(**config["recipe"]),
         model=config["model"],
         size=config["size"],
         pretrained=config["pretrained"],
-        vocab_file=vocab_file,
+        vocab_file=vocabulary_file(transform_output),
         lowercase=config["lowercase"],
         eval_fraction=config["eval_fraction"],
         base_model=None if config["is_taught"] else fn_args.base_model,
         teachers=(fn_args.base_model,) if config["is_taught"] else (),
         distillation=config["distillation"] and Distillation(**config["distillation"]),
     )
+    train_rows = read_rows(fn_args.train_files, transform_output)
+    if config["is_taught"] and run.distillation:
+        logits = read_teacher_logits(fn_args.train_files, len(run.task.labels))
+        if logits is not None:
+            train_rows = taught_rows(train_rows, [logits], run.distillation)
     state_dir = os.path.join(config["state_dir"], _state_key(fn_args))
     trained = run.train(
-        read_rows(fn_args.train_files, transform_output),
+        train_rows,
         read_rows(fn_args.eval_files, transform_output),
         model_dir=fn_args.model_run_dir,
         log_dir=fn_args.model_run_dir,
@@ -72,40 +74,6 @@ def run_fn(fn_args: FnArgs) -> None:
         trained, fn_args.serving_model_dir, transform_output.transform_features_layer()
     )
     shutil.rmtree(state_dir)
-
-
-def read_rows(file_patterns: list[str], transform_output: tft.TFTransformOutput) -> batching.Rows:
-    """Reads transformed examples into memory.
-
-    Args:
-        file_patterns: Globs of gzipped TFRecord files.
-        transform_output: Says how to parse them.
-
-    Returns:
-        The rows, in the order of the sorted file names.
-    """
-    spec = transform_output.transformed_feature_spec()
-    files = sorted(path for pattern in file_patterns for path in tf.io.gfile.glob(pattern))
-    dataset = (
-        tf.data.TFRecordDataset(files, compression_type="GZIP")
-        .batch(_PARSE_BATCH)
-        .map(lambda records: tf.io.parse_example(records, spec), num_parallel_calls=2)
-        .prefetch(2)
-    )
-    tokens, segments, lengths, labels = [], [], [], []
-    for parsed in dataset:
-        ragged = parsed[features.TOKEN_IDS]
-        tokens.append(ragged.values.numpy().astype(np.int32))
-        lengths.append(ragged.row_lengths().numpy())
-        labels.append(parsed[LABEL].numpy().astype(np.int32))
-        if features.SEGMENT_IDS in spec:
-            segments.append(parsed[features.SEGMENT_IDS].values.numpy().astype(np.int32))
-    return batching.Rows(
-        token_ids=np.concatenate(tokens),
-        segment_ids=np.concatenate(segments) if segments else None,
-        lengths=np.concatenate(lengths),
-        labels=np.concatenate(labels),
-    )
 
 
 def _state_key(fn_args: FnArgs) -> str:

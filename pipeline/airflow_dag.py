@@ -39,7 +39,7 @@ TIMEOUT = datetime.timedelta(hours=2)
 
 # The names are those of `bert_tfx.pipeline.variants`.
 TIMEOUTS: Mapping[str, datetime.timedelta] = dict.fromkeys(
-    ("Teacher", "Control", "Trainer"), datetime.timedelta(days=2)
+    ("Teacher", "TeacherAnswers", "Control", "Trainer"), datetime.timedelta(days=2)
 )
 """How long tasks may take, by node."""
 

@@ -21,7 +21,7 @@ from bert_tfx.pipeline.config import OPTIONS, Config, make_config
 from bert_tfx.pipeline.kubeflow_entrypoint import PAGE, PUSHED, RUN_ID, read_options
 from bert_tfx.pipeline.option_kinds import read_json_option
 from bert_tfx.pipeline.resources import Resources, parse_resources
-from bert_tfx.pipeline.variants import LAST, TRAINERS, parse_distill
+from bert_tfx.pipeline.variants import LAST, LONGEST, parse_distill
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TASKS, Task
 
@@ -36,7 +36,7 @@ PARAMETERS = (
 """The options that can be changed at each submission."""
 
 _NODE_RESOURCES = Resources(cpus=2, memory_gb=8)
-_RESOURCES: Mapping[str, Resources] = dict.fromkeys(TRAINERS, Resources(cpus=4, memory_gb=16))
+_RESOURCES: Mapping[str, Resources] = dict.fromkeys(LONGEST, Resources(cpus=4, memory_gb=16))
 # Options that name a path in the containers.
 _PATHS = (
     *("data", "output", "vocab", "beam_job_server_jar"),
@@ -65,7 +65,7 @@ class Cluster:
             output folder must lie below one of them.
         secrets: Secrets by the path where they are mounted in all containers, a file for each key.
         env: Environment variables of all containers.
-        gpus: GPUs of the Trainer.
+        gpus: GPUs of the Trainer and of the nodes that run a teacher.
         gpu_type: Kubernetes' name of the GPUs.
         pipeline_root: Where Kubeflow keeps what its tasks pass on, `gs://`, `s3://` or `minio://`;
             by default what the cluster is set up for.
@@ -429,7 +429,7 @@ def _resources(node: str, given: Mapping[str, Resources], cluster: Cluster) -> d
     """Returns the limits of a node's container; Kubernetes reserves as much."""
     default = _RESOURCES.get(node, _NODE_RESOURCES)
     named = given.get(node, Resources())
-    gpus = named.gpus or (cluster.gpus if node in TRAINERS else 0)
+    gpus = named.gpus or (cluster.gpus if node in LONGEST else 0)
     resources: dict[str, Any] = {
         "cpuLimit": float(named.cpus or default.cpus or 0),
         "memoryLimit": float(named.memory_gb or default.memory_gb or 0),

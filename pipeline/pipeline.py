@@ -29,6 +29,7 @@ from bert_tfx.components.predictor.predictions import SLICE_FEATURES
 from bert_tfx.components.promotion_gate.component import PromotionGate
 from bert_tfx.components.report.component import Report
 from bert_tfx.components.serving_gate.component import ServingGate
+from bert_tfx.components.teacher_answers.component import TeacherAnswers
 from bert_tfx.components.token_gate.component import TokenGate, TokenGateReport
 from bert_tfx.components.token_gate.executor import statistics_options
 from bert_tfx.components.tsv_example_gen.component import TsvExampleGen
@@ -41,7 +42,7 @@ from bert_tfx.pipeline.evaluation import eval_config
 from bert_tfx.pipeline.fingerprint import file_fingerprint, source_fingerprint
 from bert_tfx.pipeline.metadata_store import connection_config
 from bert_tfx.pipeline.run_report import config_json, report_fingerprint
-from bert_tfx.pipeline.variants import CONTROL, STUDENT, TEACHER
+from bert_tfx.pipeline.variants import ANSWERS, CONTROL, STUDENT, TEACHER
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import EVAL, TRAIN
 from bert_tfx.schema.tfdv_schema import write_task_schema
@@ -56,6 +57,8 @@ _PROMOTION_GATE = "bert_tfx.components.promotion_gate.executor"
 _SERVING_GATE = "bert_tfx.components.serving_gate.executor"
 _VARIANT_GATE = "bert_tfx.components.variant_gate.executor"
 _COMPRESSOR = "bert_tfx.components.compressor.executor"
+_TEACHER_ANSWERS = "bert_tfx.components.teacher_answers.executor"
+_ANSWERING = "bert_tfx.modeling.teacher_answers"
 _COMPRESSING = "bert_tfx.modeling.compressing"
 
 
@@ -300,11 +303,12 @@ def _training_nodes(
         name: str,
         base_model: types.BaseChannel | None = None,
         distillation: Distillation | None = None,
+        examples: types.BaseChannel = learned.transformed_examples,
     ) -> Trainer:
         copies = distillation is not None and distillation.student_layers is not None
         pretrained = None if copies and base_model else of.pretrained
         node = Trainer(
-            examples=learned.transformed_examples,
+            examples=examples,
             transform_graph=learned.transform_graph,
             schema=learned.schema,
             base_model=base_model,
@@ -353,9 +357,26 @@ def _training_nodes(
             model=types.Channel(type=standard_artifacts.Model),
             model_blessing=types.Channel(type=standard_artifacts.ModelBlessing),
         ).with_id(TEACHER)
-    student = trainer(config, STUDENT, teacher.outputs["model"], plan.settings)
+    nodes = [teacher]
+    examples = learned.transformed_examples
+    if plan.settings.learns_answers_alone:
+        steps = config.recipe.max_steps
+        answers = TeacherAnswers(
+            transformed_examples=examples,
+            transform_graph=learned.transform_graph,
+            model=teacher.outputs["model"],
+            answers_fn=f"{_ANSWERING}.answers_fn",
+            task=config.task,
+            lowercase=config.lowercase,
+            rows_seen=None if steps is None else steps * config.recipe.batch_size,
+            fingerprint=f"{source_fingerprint(_TEACHER_ANSWERS)}-{source_fingerprint(_ANSWERING)}",
+        ).with_id(ANSWERS)
+        answers.add_upstream_node(after)
+        nodes.append(answers)
+        examples = answers.outputs["examples"]
+    student = trainer(config, STUDENT, teacher.outputs["model"], plan.settings, examples)
     if not plan.control:
-        return [teacher, student]
+        return [*nodes, student]
     control = config
     if plan.settings.student_layers is not None and config.teacher is not None:
         # It has of what the teacher began with what the student has of the teacher.
@@ -364,9 +385,9 @@ def _training_nodes(
         )
     alone = trainer(control, CONTROL, distillation=plan.settings)
     # A mistake in the teacher shows first; and with the student trained, no training is unfinished.
-    alone.add_upstream_node(teacher)
+    alone.add_upstream_node(nodes[-1])
     student.add_upstream_node(alone)
-    return [teacher, alone, student]
+    return [*nodes, alone, student]
 
 
 def _smaller_nodes(

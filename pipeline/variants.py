@@ -12,7 +12,10 @@ from bert_tfx.schema.errors import InputError
 
 TEACHER, CONTROL, STUDENT = "Teacher", "Control", "Trainer"
 """The nodes that train. What goes on is the student, which without a teacher is all there is."""
-TRAINERS = (TEACHER, CONTROL, STUDENT)
+ANSWERS = "TeacherAnswers"
+"""The node that asks the teacher, where that is done before the student is trained."""
+LONGEST = (TEACHER, ANSWERS, CONTROL, STUDENT)
+"""The nodes that run a model on all rows of train."""
 LAST = "last"
 """The teacher is the last model that was good enough, in place of one that is trained first."""
 

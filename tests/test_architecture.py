@@ -26,6 +26,8 @@ TFX = {"tfx", "tfx_bsl", "tensorflow_transform"}
 TFX_IN_MODELING = {
     "preprocessing.py": TFX,
     "training.py": TFX,
+    "transformed_rows.py": {"tensorflow_transform"},
+    "teacher_answers.py": {"tensorflow_transform"},
     "export.py": {"tensorflow_transform"},
 }
 

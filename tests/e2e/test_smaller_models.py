@@ -7,6 +7,7 @@ import json
 import re
 
 import pytest
+import tensorflow as tf
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
@@ -14,6 +15,7 @@ DISTILL = {
     "student_layers": 1,
     "alpha": 0.5,
     "hidden_weight": 0.1,
+    "intermediate_epochs": 1,
     "max_accuracy_drop": 1,
     "teacher": {"learning_rate": 1e-3},
 }
@@ -61,6 +63,16 @@ def test_student_starts_from_its_teachers_layers(folder, runs):
     assert (training["size"], training["distillation"]) == ("tiny", None)
     assert training["recipe"]["learning_rate"] == 1e-3
     assert re.search(r"bert from layers 2 of \S+/Teacher/model/", runs[0].stdout)
+
+
+def test_teacher_is_not_asked_again_in_the_training(folder, runs):
+    (learned,) = (folder / "output/artifacts/TeacherAnswers/examples").iterdir()
+    (path,) = (learned / "Split-train").iterdir()
+    (record,) = tf.data.TFRecordDataset(str(path), "GZIP").take(1).as_numpy_iterator()
+    answer = tf.train.Example.FromString(record).features.feature["teacher_logits"]
+    assert len(answer.float_list.value) == 2
+    assert "of the teacher's layers: loss " in runs[0].stdout
+    assert "the teachers' answers to all rows took" not in runs[0].stdout
 
 
 def test_each_gate_compares_with_the_model_before(folder, runs):

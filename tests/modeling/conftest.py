@@ -72,3 +72,17 @@ def pair(tmp_path_factory, vocab_file):
     ]
     directory = tmp_path_factory.mktemp("pair")
     return run_transform(rows, directory, vocab_file=vocab_file, lowercase=True, max_length=8)
+
+
+@pytest.fixture(scope="session")
+def records():
+    """Yields the transformed examples of `single` or `pair`, each as its features."""
+
+    def records(output, pattern):
+        spec = output.transformed_feature_spec()
+        files = tf.io.gfile.glob(pattern)
+        for record in tf.data.TFRecordDataset(files, compression_type="GZIP"):
+            parsed = tf.io.parse_single_example(record, spec)
+            yield {name: value.numpy().tolist() for name, value in parsed.items()}
+
+    return records

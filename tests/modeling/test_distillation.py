@@ -410,7 +410,7 @@ def test_answers_are_asked_for_once_where_nothing_else_is(teacher, tmp_path, mon
     monkeypatch.setattr(
         fine_tuning,
         "predict_rows",
-        lambda predict, rows: asked.append(len(rows)) or np.zeros((len(rows), 2), np.float32),
+        lambda predict, rows, what: asked.append(len(rows)) or np.zeros((len(rows), 2), np.float32),
     )
     for settings, recipe, expected in (
         ({}, RECIPE, [64]),

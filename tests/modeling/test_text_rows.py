@@ -8,7 +8,7 @@ from bert_tfx.modeling import text_rows
 from bert_tfx.modeling.features import TextTransform
 from bert_tfx.modeling.text_rows import rows_of_texts
 from bert_tfx.modeling.tokenization import WordPieceTokenizer
-from bert_tfx.modeling.training import read_rows
+from bert_tfx.modeling.transformed_rows import read_rows
 
 
 @pytest.fixture(scope="module")

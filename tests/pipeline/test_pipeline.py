@@ -33,3 +33,46 @@ def test_report_has_the_findings_on_smaller_models(
     for key in expected:
         node, output = PRODUCERS[key]
         assert inputs[key] is nodes[node].outputs[output]
+
+
+def training_nodes(tmp_path, glue_dir, vocab_file, **distill):
+    """The nodes of a run whose model learns from a teacher, by name."""
+    from bert_tfx.pipeline.pipeline import create_pipeline
+
+    given = {"task": "sst2", "data": str(glue_dir), "vocab": str(vocab_file), "max_steps": 3}
+    config = make_config(given | {"output": str(tmp_path), "distill": DISTILL | distill})
+    return {node.id: node for node in create_pipeline(config).components}
+
+
+@pytest.mark.parametrize(
+    ("distill", "expected"),
+    [
+        ({}, True),
+        ({"teacher": "last"}, True),
+        ({"hidden_weight": 1, "intermediate_epochs": 1}, True),
+        ({"hidden_weight": 1}, False),
+        ({"cosine_weight": 1}, False),
+        ({"alpha": 0, "hidden_weight": 1, "intermediate_epochs": 1}, False),
+    ],
+)
+def test_teacher_is_asked_beforehand_where_its_answers_are_enough(
+    tmp_path, glue_dir, vocab_file, distill, expected
+):
+    nodes = training_nodes(tmp_path, glue_dir, vocab_file, control=True, **distill)
+    assert ("TeacherAnswers" in nodes) == expected
+    learned = nodes["Trainer"].inputs["examples"]
+    transformed = nodes["Transform"].outputs["transformed_examples"]
+    assert learned is (nodes["TeacherAnswers"].outputs["examples"] if expected else transformed)
+    assert nodes["Control"].inputs["examples"] is transformed
+    if expected:
+        assert nodes["TeacherAnswers"] in nodes["Control"].upstream_nodes
+        assert nodes["TeacherAnswers"].exec_properties["rows_seen"] == 3 * 32
+
+
+def test_a_student_that_learns_otherwise_finds_the_same_answers(tmp_path, glue_dir, vocab_file):
+    first, other = (
+        training_nodes(tmp_path, glue_dir, vocab_file, **distill)
+        for distill in ({}, {"temperature": 7, "alpha": 0.9, "student_layers": 2})
+    )
+    assert first["Trainer"].exec_properties != other["Trainer"].exec_properties
+    assert first["TeacherAnswers"].exec_properties == other["TeacherAnswers"].exec_properties
