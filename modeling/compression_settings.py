@@ -13,8 +13,10 @@ from bert_tfx.schema.errors import InputError
 
 ALTERNATE: Final = "alternate"
 INT8: Final = "int8"
-STORES: Final = ("float16", "bfloat16", INT8)
-"""What an export may hold its matrices in, besides float32."""
+BFLOAT16_COMPUTE: Final = "bfloat16_compute"
+STORES: Final = ("float16", "bfloat16", BFLOAT16_COMPUTE, INT8)
+"""What an export may hold its matrices in, besides float32. It computes in float32 with the first
+two, and with the others in what they are held in."""
 
 # NumPy's generators take no larger ones.
 _LAST_SEED = 2**32 - 1

@@ -23,13 +23,15 @@ import tensorflow_text as tf_text
 from tensorflow.core.protobuf import saved_model_pb2
 
 from bert_tfx.modeling.archives import sha256_of
+from bert_tfx.modeling.bfloat16 import Bfloat16Computation
 from bert_tfx.modeling.classifier import TextClassifier
+from bert_tfx.modeling.compression_settings import BFLOAT16_COMPUTE, INT8
 from bert_tfx.modeling.features import NUM_TOKENS, NUM_TRUNCATED, SEGMENT_IDS, TOKEN_IDS
 from bert_tfx.modeling.int8 import Int8Computation
 from bert_tfx.modeling.onnx_export import is_onnx_installed, to_onnx
 from bert_tfx.modeling.teacher_files import find_teacher
 from bert_tfx.modeling.trained_model import TrainedModel, library_versions
-from bert_tfx.modeling.weight_storage import FLOAT32, INT8, WidenedVariable, is_stored_narrow
+from bert_tfx.modeling.weight_storage import FLOAT32, WidenedVariable, is_stored_narrow
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TEXT_A, TEXT_B, Task
 
@@ -49,6 +51,10 @@ ONNX_FILE = "int8.onnx"
 BATCHING_FILE = "batching_params.pbtxt"
 """Lies in the SavedModel's own folder; counts with --enable_per_model_batching_parameters."""
 
+_COMPUTATIONS: Mapping[str, type[Int8Computation] | type[Bfloat16Computation]] = {
+    INT8: Int8Computation,
+    BFLOAT16_COMPUTE: Bfloat16Computation,
+}
 _CONFIG_ASSET = "config.json"
 
 LENGTH_BUCKET = "length_bucket"
@@ -93,14 +99,13 @@ class ServedClassifier(tf.Module):
         self._widened: dict[str, WidenedVariable] = {}
         self._scales: dict[str, tf.Variable] = {}
         self._sums: dict[str, tf.Variable] = {}
-        self._int8 = Int8Computation(classifier) if storage == INT8 else None
+        self._computation: Int8Computation | Bfloat16Computation | None = None
+        if storage in _COMPUTATIONS:
+            self._computation = _COMPUTATIONS[storage](classifier)
         for number, variable in enumerate(classifier.variables):
-            if self._int8 is not None:
-                self._variables.append(self._int8.matrices.get(variable.path, variable.value))
-                if variable.path in self._int8.scales:
-                    self._scales[str(number)] = self._int8.scales[variable.path]
-                if variable.path in self._int8.sums:
-                    self._sums[str(number)] = self._int8.sums[variable.path]
+            if self._computation is not None:
+                narrow = self._computation.matrices.get(variable.path, variable.value)
+                self._variables.append(narrow)
                 continue
             if storage == FLOAT32 or not is_stored_narrow(variable):
                 self._variables.append(variable.value)
@@ -108,6 +113,12 @@ class ServedClassifier(tf.Module):
             narrow = tf.Variable(tf.cast(variable.value, storage), trainable=False)
             self._variables.append(narrow)
             self._widened[str(number)] = WidenedVariable(narrow)
+        if isinstance(self._computation, Int8Computation):
+            for number, variable in enumerate(classifier.variables):
+                if variable.path in self._computation.scales:
+                    self._scales[str(number)] = self._computation.scales[variable.path]
+                if variable.path in self._computation.sums:
+                    self._sums[str(number)] = self._computation.sums[variable.path]
         self.transform = transform
         self._labels = list(labels)
         self._text_features = (TEXT_A, TEXT_B) if is_pair else (TEXT_A,)
@@ -141,7 +152,7 @@ class ServedClassifier(tf.Module):
             ),
             SLICE_FEATURES: tf.function(self._slice_features).get_concrete_function(examples),
         }
-        if self._int8 is not None:
+        if isinstance(self._computation, Int8Computation):
             signatures[TOKENIZE] = tf.function(
                 lambda **texts: self._tokenize(texts)
             ).get_concrete_function(**texts)
@@ -228,7 +239,8 @@ class ServedClassifier(tf.Module):
                 else tf.cast(tf.gather(segment_ids, chosen).to_tensor(), tf.int32)
             )
             mask = tf.sequence_mask(tf.gather(lengths, chosen), width, tf.int32)
-            with scope, self._int8.computing() if self._int8 else contextlib.nullcontext():
+            computing = self._computation.computing if self._computation else contextlib.nullcontext
+            with scope, computing():
                 logits = self.classifier(
                     {"token_ids": ids, "segment_ids": segments, "padding_mask": mask},
                     training=False,

@@ -15,8 +15,7 @@ Shapes: R rows, K and N a kernel's two dimensions.
 """
 
 import contextlib
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 import keras
@@ -24,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from bert_tfx.modeling.classifier import TextClassifier
+from bert_tfx.modeling.matrix_layers import computing_with, matrix_layers, matrix_of
 
 LEVELS: Final = 127
 """The largest number of inputs and tables, of either sign."""
@@ -35,25 +35,8 @@ SMALLEST: Final = 1e-12
 """Stands for the largest of a row or column that holds zeros alone."""
 
 
-def int8_layers(classifier: TextClassifier) -> list[keras.layers.Layer]:
-    """Returns the layers whose matrix is held in 8 bits: embeddings, and dense layers of blocks."""
-    encoder = classifier.encoder
-    names = ("token_embedding", "position_embedding", "segment_embedding", "embeddings_projection")
-    layers = [getattr(encoder, name) for name in names if hasattr(encoder, name)]
-    for block in encoder.blocks:
-        attention = block.attention
-        layers += [attention.query_dense, attention.key_dense, attention.value_dense]
-        layers += [attention.output_dense, block.intermediate_dense, block.output_dense]
-    return layers
-
-
-def matrix_of(layer: keras.layers.Layer) -> keras.Variable:
-    """Returns the matrix of one of the `int8_layers`."""
-    return layer.kernel if isinstance(layer, keras.layers.Dense) else layer.embeddings
-
-
 def quantized(layer: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the matrix of one of the `int8_layers` in 8 bits.
+    """Returns the matrix of one of the `matrix_layers` in 8 bits.
 
     Args:
         layer: The layer.
@@ -85,7 +68,7 @@ class Int8Computation:
         self.matrices: dict[str, tf.Variable] = {}
         self.scales: dict[str, tf.Variable] = {}
         self.sums: dict[str, tf.Variable] = {}
-        self._layers = int8_layers(classifier)
+        self._layers = matrix_layers(classifier)
         for layer in self._layers:
             matrix, scales = quantized(layer)
             path = matrix_of(layer).path
@@ -100,15 +83,11 @@ class Int8Computation:
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
         """While it lasts, the classifier's layers compute in 8 bits."""
-        for layer in self._layers:
-            call = self._multiply if isinstance(layer, keras.layers.Dense) else self._look_up
-            object.__setattr__(layer, "call", types.MethodType(_bound(call), layer))
-        try:
-            yield
-        finally:
-            self._last = (None, None)
-            for layer in self._layers:
-                object.__delattr__(layer, "call")
+        with computing_with(self._layers, multiply=self._multiply, look_up=self._look_up):
+            try:
+                yield
+            finally:
+                self._last = (None, None)
 
     def _look_up(self, layer: keras.layers.Layer, ids: tf.Tensor) -> tf.Tensor:
         path = matrix_of(layer).path
@@ -155,16 +134,3 @@ class Int8Computation:
             ).output
             self._last = inputs, (unsigned, scales)
         return self._last[1]
-
-
-def _bound(
-    call: Callable[[keras.layers.Layer, tf.Tensor], tf.Tensor],
-) -> Callable[..., tf.Tensor]:
-    """Returns a function that Keras takes for a layer's `call`."""
-
-    def layer_call(
-        layer: keras.layers.Layer, inputs: tf.Tensor, training: bool | None = None
-    ) -> tf.Tensor:
-        return call(layer, inputs)
-
-    return layer_call

@@ -17,7 +17,8 @@ import numpy as np
 
 from bert_tfx.modeling.classifier import TextClassifier
 from bert_tfx.modeling.features import SEGMENT_IDS, TOKEN_IDS
-from bert_tfx.modeling.int8 import LEVELS, SMALLEST, ZERO_POINT, int8_layers, matrix_of, quantized
+from bert_tfx.modeling.int8 import LEVELS, SMALLEST, ZERO_POINT, quantized
+from bert_tfx.modeling.matrix_layers import matrix_layers, matrix_of
 from bert_tfx.modeling.transformer import PADDING_SCORE, TransformerBlock
 from bert_tfx.schema.errors import InputError
 
@@ -67,7 +68,7 @@ class _Graph:
 
         self._helper = helper
         self._classifier = classifier
-        self._narrow = set(map(id, int8_layers(classifier))) if int8 else set()
+        self._narrow = set(map(id, matrix_layers(classifier))) if int8 else set()
         self._nodes: list[Any] = []
         self._constants: dict[str, Any] = {}
         self._shapes: dict[int, str] = {}

@@ -1,4 +1,4 @@
-"""Weights stored in 16 bits and computed with in float32; or stored in 8, see `int8.py`.
+"""Weights stored in 16 bits and computed with in float32; or see `bfloat16.py` and `int8.py`.
 
 Only matrices: biases and the scales of LayerNorm are a thousandth of a model.
 """
@@ -11,8 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from bert_tfx.modeling.classifier import TextClassifier
-from bert_tfx.modeling.compression_settings import INT8, STORES
-from bert_tfx.modeling.int8 import int8_layers, matrix_of, quantized
+from bert_tfx.modeling.compression_settings import BFLOAT16_COMPUTE, INT8, STORES
+from bert_tfx.modeling.int8 import quantized
+from bert_tfx.modeling.matrix_layers import matrix_layers, matrix_of
 from bert_tfx.modeling.reshaping import as_array, reshaped
 from bert_tfx.schema.errors import InputError
 
@@ -36,16 +37,19 @@ def rounded(classifier: TextClassifier, storage: str) -> TextClassifier:
     """
     values = {}
     if storage == INT8:
-        for layer in int8_layers(classifier):
+        for layer in matrix_layers(classifier):
             matrix, scales = quantized(layer)
             values[matrix_of(layer).path] = matrix.astype(np.float32) * scales
         return reshaped(classifier, {}, values)
-    for weight in classifier.weights:
-        if is_stored_narrow(weight):
-            value = tf.cast(tf.cast(as_array(weight), storage), tf.float32).numpy()
-            if not np.isfinite(value).all():
-                raise InputError(f"{weight.path}: holds a weight that {storage} cannot say")
-            values[weight.path] = value
+    narrow = [weight for weight in classifier.weights if is_stored_narrow(weight)]
+    dtype = storage
+    if storage == BFLOAT16_COMPUTE:
+        narrow, dtype = [matrix_of(layer) for layer in matrix_layers(classifier)], "bfloat16"
+    for weight in narrow:
+        value = tf.cast(tf.cast(as_array(weight), dtype), tf.float32).numpy()
+        if not np.isfinite(value).all():
+            raise InputError(f"{weight.path}: holds a weight that {dtype} cannot say")
+        values[weight.path] = value
     return reshaped(classifier, {}, values)
 
 

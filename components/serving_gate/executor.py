@@ -44,10 +44,10 @@ _MARKER_FILES = {True: "INFRA_BLESSED", False: "INFRA_NOT_BLESSED"}
 _GOLDEN_ROWS = 64
 # Each signature is asked for the golden rows in requests of one row, and of as many.
 _GOLDEN_BATCHES = (1, 32)
-# By how much answers may differ from the evaluated ones, where nothing else was asked for. In 8
-# bits a float's last bit, which differs with the batch, may decide how a number is rounded.
+# By how much answers may differ from the evaluated ones, where nothing else was asked for. In few
+# bits a float's last bit, which differs with the batch, decides how a number is rounded.
 _TOLERANCE = 1e-5
-_TOLERANCES = {"int8": 0.05}
+_TOLERANCES = {"bfloat16_compute": 0.02, "int8": 0.05}
 _MB = 1_000_000
 # So many problems stand in the verdict.
 _NAMED = 3

@@ -12,8 +12,8 @@ class ServingLimits:
 
     Attributes:
         serving_tolerance: By how much a served probability may differ from the evaluated one; None
-            is 1e-5, and 0.05 for a model that computes in 8 bits. Rounding explains 1e-6 in 32
-            bits, and some 1e-2 in 16 or 8.
+            is 1e-5, 0.02 for a model that multiplies in bfloat16 and 0.05 for one that does so in
+            8 bits. Rounding explains 1e-6 in 32 bits, some 1e-3 in 16 and 1e-2 in 8.
         serving_timeout: Seconds that the server has to load the model.
         max_slowdown: How many times the latency (p50) of the last pushed model, measured in turns
             with it on the same machine.

@@ -109,7 +109,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     storage.add_argument(
         "--store",
         choices=STORES,
-        help="what the export holds its matrices in; in int8 it computes, too, else in float32",
+        help="what the export holds its matrices in. In bfloat16_compute (for processors with AMX) "
+        "and int8 it multiplies, too; else in float32",
     )
     storage.add_argument(
         "--int8", dest="store", action="store_const", const=INT8, help="the same as --store int8"

@@ -130,8 +130,8 @@ def add_options(parser: argparse.ArgumentParser, *, output: str = "--output") ->
             (
                 "serving_tolerance",
                 "X",
-                "how far a served probability may be off the evaluated one (default: 1e-5, in int8 "
-                "0.05)",
+                "how far a served probability may be off the evaluated one (default: 1e-5, in "
+                "bfloat16_compute 0.02, in int8 0.05)",
             ),
             ("serving_timeout", "X", "seconds in which it must be loaded (default: 120)"),
             ("max_slowdown", "X", "times the latency of the last pushed model (default: any)"),

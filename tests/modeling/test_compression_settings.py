@@ -16,7 +16,10 @@ from bert_tfx.schema.errors import InputError
         ({"ffn": 0.5, "importance_rows": 0}, r"importance_rows must be at least 1\. Received: 0"),
         ({"prune_vocab": True, "min_count": 0}, r"must be at least 1\. Received: 0"),
         ({"prune_vocab": True, "characters": "ascii,elvish"}, "'elvish': no such range"),
-        ({"store": "int4"}, r"store must be one of float16, bfloat16, int8\. Received: int4"),
+        (
+            {"store": "int4"},
+            r"store must be one of float16, bfloat16, bfloat16_compute, int8\. Received: int4",
+        ),
         ({"ffn": 0.5, "recovery_steps": -1}, r"recovery_steps must not be negative\. Received: -1"),
         ({"ffn": 0.5, "recovery_steps": 1, "recovery_learning_rate": 1.0}, "lie between 0 and 1"),
         ({"ffn": 0.5, "recovery_steps": 1, "recovery_seed": 2**32}, "recovery_seed must be in"),

@@ -14,10 +14,9 @@ from bert_tfx.modeling.int8 import (
     LEVELS,
     ZERO_POINT,
     Int8Computation,
-    int8_layers,
-    matrix_of,
     quantized,
 )
+from bert_tfx.modeling.matrix_layers import matrix_layers, matrix_of
 
 SIZE = {
     "vocab_size": 50,
@@ -70,7 +69,7 @@ def test_sums_of_two_products_fit_into_16_bits():
 
 def test_each_column_of_a_kernel_and_row_of_a_table_has_its_own_scale():
     classifier = make()
-    for layer in int8_layers(classifier):
+    for layer in matrix_layers(classifier):
         matrix, scales = quantized(layer)
         axis, largest = (0, 63) if isinstance(layer, keras.layers.Dense) else (1, 127)
         assert np.abs(matrix).max(axis).tolist() == [largest] * matrix.shape[1 - axis]
@@ -88,7 +87,7 @@ def test_each_column_of_a_kernel_and_row_of_a_table_has_its_own_scale():
 )
 def test_a_rows_answer_is_near_and_its_own(encoder, options, layers):
     classifier = make(encoder, **options)
-    assert len(int8_layers(classifier)) == layers
+    assert len(matrix_layers(classifier)) == layers
     rng = np.random.default_rng(2)
     rows = {
         "token_ids": rng.integers(1, 50, (4, 9)).astype(np.int32),
