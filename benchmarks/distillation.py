@@ -37,6 +37,7 @@ _LAYERS = ("--embedding-weight", 1, "--hidden-weight", 1, "--attention-weight", 
 _LESSONS: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     "labels": ("labels alone", ()),
     "soft": ("soft targets", _SOFT),
+    "softer": ("softer targets", ("--alpha", 0.9, "--temperature", 8)),
     _TINYBERT: ("layers, then soft targets", (*_SOFT, *_LAYERS)),
 }
 # Requests whose time is taken, of one row and of `_BATCH` rows. The median counts.
@@ -120,6 +121,13 @@ def main() -> None:
         help="default: all that the student's shape allows",
     )
     parser.add_argument(
+        "--lessons",
+        nargs="+",
+        choices=tuple(_LESSONS),
+        default=tuple(_LESSONS),
+        help="default: all",
+    )
+    parser.add_argument(
         "--measure-only", action="store_true", help="train nothing: show what there is so far"
     )
     parser.add_argument("--output", type=pathlib.Path, help="default: build/distillation/TASK")
@@ -149,6 +157,7 @@ class Bench:
         if not {*self.starts} <= {*possible}:
             sys.exit(f"--starts {_COPIED}: the student of {self.task} is narrower than its teacher")
         self.copies = _COPIED in possible
+        self.lessons: list[str] = arguments.lessons
         self.seeds = range(1, arguments.seeds + 1)
         self.folder: pathlib.Path = (
             arguments.output or _HERE.parent / "build" / "distillation" / self.task
@@ -173,7 +182,7 @@ class Bench:
             (start, lesson, seed)
             for seed in self.seeds
             for start in self.starts
-            for lesson in _LESSONS
+            for lesson in self.lessons
         ]
 
     def train(self) -> None:
@@ -378,7 +387,7 @@ class Bench:
                     if name in models
                 ]
                 for start in self.starts
-                for lesson in _LESSONS
+                for lesson in self.lessons
             },
         }
         starts = {_UNTAUGHT: self.plan.origin, _COPIED: "the teacher's layers", _TEACHER: "teacher"}
