@@ -66,7 +66,9 @@ def add_cluster(parser: argparse.ArgumentParser, *, required: bool) -> None:
         metavar="NAME=VALUE",
         help="environment variable of all containers",
     )
-    cluster.add_argument("--gpus", type=int, metavar="N", help="GPUs of the Trainer (default: 0)")
+    cluster.add_argument(
+        "--gpus", type=int, metavar="N", help="GPUs of nodes that train (default: 0)"
+    )
     cluster.add_argument("--gpu-type", metavar="NAME", help="their kind (default: nvidia.com/gpu)")
     cluster.add_argument(
         "--pipeline-root",
