@@ -21,7 +21,7 @@ from bert_tfx.pipeline.config import OPTIONS, Config, make_config
 from bert_tfx.pipeline.kubeflow_entrypoint import PAGE, PUSHED, RUN_ID, read_options
 from bert_tfx.pipeline.option_kinds import read_json_option
 from bert_tfx.pipeline.resources import Resources, parse_resources
-from bert_tfx.pipeline.variants import LAST, LONGEST, parse_distill
+from bert_tfx.pipeline.variants import LAST, LONGEST, DistillPlan, parse_distill
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TASKS, Task
 
@@ -126,7 +126,7 @@ def compile_documents(
     """
     options = _portable(options)
     config = _check(options, cluster)
-    nodes, producers, outputs = _graph(config)
+    nodes, producers, outputs = _graph(config, parse_distill(options.get("distill", "")))
     parameters = _parameters(options, config)
     fixed = {name: value for name, value in options.items() if name not in parameters}
 
@@ -347,7 +347,7 @@ def _check_absolute(name: str, path: str) -> None:
 
 
 def _graph(
-    config: Config,
+    config: Config, distill: DistillPlan | None
 ) -> tuple[dict[str, list[str]], dict[str, dict[str, tuple[str, str]]], dict[str, dict[str, str]]]:
     """Returns each node's upstream nodes, the producers of its inputs, and its outputs' types.
 
@@ -363,7 +363,7 @@ def _graph(
                     "task": "sample",
                     "output": folder,
                     "warm_start": config.warm_start,
-                    **_like(config),
+                    **_like(config, distill),
                     # There the names of nodes are checked.
                     "resources": {name: {} for name in config.resources},
                 }
@@ -382,13 +382,17 @@ def _graph(
     return nodes_of(ir), producers, outputs
 
 
-def _like(config: Config) -> dict[str, Any]:
+def _like(config: Config, distill: DistillPlan | None) -> dict[str, Any]:
     """Returns options by which the sample's pipeline has the same nodes of smaller models."""
-    plan = config.distill
     options: dict[str, Any] = {"compress": [{"store": "float16"}] * len(config.compress)}
-    if plan is not None:
-        teacher = plan.teacher if plan.teacher == LAST else {"size": "tiny"}
-        options["distill"] = {"student_layers": 1, "teacher": teacher, "control": plan.control}
+    if distill is not None:
+        options["distill"] = {
+            "student_layers": 1,
+            "teacher": LAST if distill.teacher == LAST else {"size": "tiny"},
+            "control": distill.control,
+            # With layers to learn from nothing asks the teacher beforehand.
+            "hidden_weight": float(not distill.settings.learns_answers_alone),
+        }
     return options
 
 

@@ -253,11 +253,16 @@ def test_smaller_models_are_tasks_and_travel_in_full(tmp_path):
     tasks = pipeline["root"]["dag"]["tasks"]
     names = {"teacher", "control", "student-gate", "compress1", "compress-gate1", "compress-gate2"}
     assert names <= tasks.keys()
+    # The teacher is trained, not looked for among earlier models.
+    assert "transform" in tasks["teacher"]["dependentTasks"]
+    assert "teacher" in tasks["teacher-answers"]["dependentTasks"]
+    learned = tasks["trainer"]["inputs"]["artifacts"]["examples"]["taskOutputArtifact"]
+    assert learned["producerTask"] == "teacher-answers"
     of_gate = tasks["compress-gate2"]["inputs"]["artifacts"]
     producers = {made["taskOutputArtifact"]["producerTask"] for made in of_gate.values()}
     assert {"compress2", "compress-gate1", "teacher"} <= producers
     containers = pipeline["deploymentSpec"]["executors"]
-    for name in ("teacher", "control", "trainer"):
+    for name in ("teacher", "teacher-answers", "control", "trainer"):
         resources = containers[f"exec-{name}"]["container"]["resources"]
         assert (resources["cpuLimit"], resources["accelerator"]["count"]) == (4, "1")
     from bert_tfx.pipeline.kubeflow_entrypoint import effective_options
@@ -265,6 +270,21 @@ def test_smaller_models_are_tasks_and_travel_in_full(tmp_path):
     told = effective_options(json.loads(containers["exec-teacher"]["container"]["args"][3]), {})
     assert told["distill"] == distill
     assert told["compress"] == [{"prune_vocab": True}, {"store": "float16"}]
+
+
+@pytest.mark.parametrize(
+    "distill",
+    [
+        {"student_layers": 1, "hidden_weight": 1},
+        {"teacher": "last", "cosine_weight": 1},
+        {"alpha": 0, "hidden_weight": 1, "intermediate_epochs": 1, "teacher": {"size": "small"}},
+    ],
+)
+def test_teacher_is_not_asked_beforehand_where_answers_are_not_enough(distill):
+    pipeline, _ = compile_documents({**OPTIONS, "distill": distill}, cluster())
+    tasks = pipeline["root"]["dag"]["tasks"]
+    assert {"teacher", "trainer"} <= tasks.keys()
+    assert "teacher-answers" not in tasks
 
 
 def test_teacher_of_this_machine_is_refused():
