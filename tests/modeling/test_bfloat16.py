@@ -3,18 +3,21 @@
 import keras
 import ml_dtypes
 import numpy as np
+import pytest
 import tensorflow as tf
 
+from bert_tfx.modeling.albert import AlbertEncoder
 from bert_tfx.modeling.bert import BertEncoder
 from bert_tfx.modeling.bfloat16 import Bfloat16Computation
 from bert_tfx.modeling.classifier import TextClassifier
+from bert_tfx.modeling.distil_bert import DistilBertEncoder
 from bert_tfx.modeling.matrix_layers import matrix_layers, matrix_of
 from bert_tfx.modeling.weight_storage import rounded
 
 
-def make():
+def make(encoder_type=BertEncoder):
     keras.utils.set_random_seed(1)
-    encoder = BertEncoder(
+    encoder = encoder_type(
         vocab_size=50,
         hidden_dim=32,
         num_layers=2,
@@ -67,3 +70,17 @@ def test_only_what_is_multiplied_so_is_rounded():
         expected = narrow(before) if before.path in paths else np.array(before)
         np.testing.assert_array_equal(after, expected)
     assert not {"logits/kernel", "pooler/kernel"} & {path.split("/", 1)[1] for path in paths}
+
+
+@pytest.mark.parametrize("encoder", [BertEncoder, DistilBertEncoder, AlbertEncoder])
+def test_answers_are_near_those_of_float32(encoder):
+    classifier = make(encoder)
+    rng = np.random.default_rng(1)
+    ids = tf.constant(rng.integers(5, 50, (6, 12)), tf.int32)
+    mask = tf.sequence_mask([12, 3, 7, 1, 12, 5], 12, tf.int32)
+    rows = {"token_ids": ids, "segment_ids": tf.zeros_like(ids), "padding_mask": mask}
+    wide = tf.nn.softmax(classifier(rows, training=False)).numpy()
+    with Bfloat16Computation(classifier).computing():
+        found = tf.nn.softmax(classifier(rows, training=False)).numpy()
+    np.testing.assert_allclose(found, wide, atol=0.02)
+    assert np.abs(found - wide).max() > 1e-5
