@@ -15,7 +15,7 @@ from bert_tfx.modeling.matrix_layers import matrix_layers, matrix_of
 from bert_tfx.modeling.weight_storage import rounded
 
 
-def make(encoder_type=BertEncoder):
+def make(encoder_type=BertEncoder, **options):
     keras.utils.set_random_seed(1)
     encoder = encoder_type(
         vocab_size=50,
@@ -25,6 +25,7 @@ def make(encoder_type=BertEncoder):
         intermediate_dim=64,
         max_length=16,
         initializer_range=0.2,
+        **options,
     )
     return TextClassifier(encoder, 2)
 
@@ -72,9 +73,12 @@ def test_only_what_is_multiplied_so_is_rounded():
     assert not {"logits/kernel", "pooler/kernel"} & {path.split("/", 1)[1] for path in paths}
 
 
-@pytest.mark.parametrize("encoder", [BertEncoder, DistilBertEncoder, AlbertEncoder])
-def test_answers_are_near_those_of_float32(encoder):
-    classifier = make(encoder)
+@pytest.mark.parametrize(
+    ("encoder", "options"),
+    [(BertEncoder, {}), (DistilBertEncoder, {}), (AlbertEncoder, {"embedding_dim": 16})],
+)
+def test_answers_are_near_those_of_float32(encoder, options):
+    classifier = make(encoder, **options)
     rng = np.random.default_rng(1)
     ids = tf.constant(rng.integers(5, 50, (6, 12)), tf.int32)
     mask = tf.sequence_mask([12, 3, 7, 1, 12, 5], 12, tf.int32)
