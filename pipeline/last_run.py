@@ -28,6 +28,7 @@ SOURCES = (
     # Named there by their dotted paths.
     "bert_tfx.modeling.preprocessing",
     "bert_tfx.modeling.training",
+    "bert_tfx.modeling.teacher_answers",
     "bert_tfx.modeling.compressing",
     "bert_tfx.pipeline.vocabulary",
 )
