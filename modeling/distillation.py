@@ -58,23 +58,36 @@ class Teaching:
         """
         settings = self.settings
         for number, teacher in enumerate(self.teachers, start=1):
-            encoder = teacher.encoder
             if teacher.num_labels != student.num_labels:
                 raise InputError(
                     f"teacher {number} answers {teacher.num_labels} labels, the student "
                     f"{student.num_labels}: they must be the same"
                 )
-            if encoder.max_length < max_length:
-                raise InputError(
-                    f"teacher {number} has positions for {encoder.max_length} tokens, and the "
-                    f"student reads rows of up to {max_length}: set max_length to "
-                    f"{encoder.max_length} at most"
-                )
+            check_positions(teacher, max_length, f"teacher {number}")
         ours, theirs = (
             {name: getattr(model.encoder, name) for name in _SHAPE}
             for model in (student, self.teachers[0])
         )
         settings.check_shapes(ours, theirs)
+
+
+def check_positions(teacher: TextClassifier, tokens: int, name: str = "the teacher") -> None:
+    """Raises where a teacher cannot read its student's rows.
+
+    Args:
+        teacher: The teacher.
+        tokens: Tokens that the rows have at most.
+        name: What the message calls it.
+
+    Raises:
+        InputError: If it has fewer positions.
+    """
+    positions = teacher.encoder.max_length
+    if positions < tokens:
+        raise InputError(
+            f"{name} has positions for {positions} tokens, and the student reads rows of up to "
+            f"{tokens}: set max_length to {positions} at most"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

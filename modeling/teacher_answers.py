@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from bert_tfx.modeling.distillation import load_teacher
+from bert_tfx.modeling.distillation import check_positions, load_teacher
 from bert_tfx.modeling.fine_tuning import predict_rows
 from bert_tfx.modeling.teacher_files import NO_TEACHER, find_teacher
 from bert_tfx.modeling.train_step import predictor
@@ -38,16 +38,20 @@ def answers_fn(
             and are as they were but for the feature `TEACHER_LOGITS`.
 
     Raises:
-        InputError: If there is no teacher, or it answers other labels or reads other tokens.
+        InputError: If there is no teacher, or it answers other labels, reads other tokens or has
+            fewer positions than a row has tokens.
     """
     if model is None:
         raise InputError(NO_TEACHER)
     transform_output = tft.TFTransformOutput(transform_graph)
-    teacher = find_teacher(model)
-    teacher.check(task, vocabulary_file(transform_output), lowercase=lowercase)
-    predict = predictor(load_teacher(teacher))
+    found = find_teacher(model)
+    found.check(task, vocabulary_file(transform_output), lowercase=lowercase)
+    teacher = load_teacher(found)
+    predict = predictor(teacher)
     for source, target in files.items():
-        answers = predict_rows(predict, read_rows([source], transform_output), "teacher's answers")
+        rows = read_rows([source], transform_output)
+        check_positions(teacher, int(rows.lengths.max()))
+        answers = predict_rows(predict, rows, "teacher's answers")
         records = tf.data.TFRecordDataset(source, COMPRESSION).as_numpy_iterator()
         with tf.io.TFRecordWriter(target, COMPRESSION) as writer:
             for record, logits in zip(records, answers, strict=True):

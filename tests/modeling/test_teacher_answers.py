@@ -20,24 +20,32 @@ from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TASKS
 
 
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory, vocab_file):
+def make_teacher(folder, vocab_file, max_length):
     keras.utils.set_random_seed(1)
     encoder = BertEncoder(
-        vocab_size=15, hidden_dim=8, num_layers=1, num_heads=2, intermediate_dim=16, max_length=8
+        vocab_size=15,
+        hidden_dim=8,
+        num_layers=1,
+        num_heads=2,
+        intermediate_dim=16,
+        max_length=max_length,
     )
     model = TrainedModel(
         classifier=TextClassifier(encoder, num_labels=2),
         task=TASKS["sst2"],
         vocab_file=vocab_file,
         lowercase=True,
-        max_length=8,
+        max_length=max_length,
         eval_fraction=0.0,
         training={},
     )
-    folder = tmp_path_factory.mktemp("teacher")
     model.save(str(folder))
     return folder, model.classifier
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory, vocab_file):
+    return make_teacher(tmp_path_factory.mktemp("teacher"), vocab_file, 8)
 
 
 @pytest.fixture
@@ -93,4 +101,12 @@ def test_nothing_else_is_changed(ask):
 def test_teacher_that_does_not_fit(ask, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         ask(**changes)
+    assert not list(tmp_path.iterdir())
+
+
+def test_teacher_with_too_few_positions(ask, tmp_path_factory, tmp_path, vocab_file):
+    folder, _ = make_teacher(tmp_path_factory.mktemp("short"), vocab_file, 7)
+    message = r"the teacher has positions for 7 tokens, and the student reads rows of up to 8: set"
+    with pytest.raises(InputError, match=message):
+        ask(model=str(folder))
     assert not list(tmp_path.iterdir())
