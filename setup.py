@@ -29,7 +29,7 @@ def mapped_packages() -> dict[str, str]:
 PACKAGES = mapped_packages()
 
 CLIENT = ["grpcio", "protobuf>=3.20.3,<7"]
-# The ranges span TFX 1.16 to 1.21; requirements/ pins the one that is tested.
+# The ranges span TFX 1.16 to 1.21; requirements/ pins the two stacks that are tested.
 PIPELINE = [
     "absl-py",
     "aiohttp>=3.9,<4",
@@ -54,6 +54,7 @@ PIPELINE = [
     "tensorflow-serving-api>=2.16.1,<2.22",
     "tensorflow-text>=2.16.1,<2.22",
     "tensorflow-transform>=1.16,<1.22",
+    "tf-keras>=2.16,<2.22",  # undeclared by TensorFlow Transform, whose layer is one of its models
     "tfx>=1.16,<1.22",
 ]
 
