@@ -3,40 +3,74 @@
 import re
 from pathlib import Path
 
+import pytest
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements"
+STACKS = ("modern", "classic")
+ON_BOTH = pytest.mark.parametrize("stack", STACKS)
 
 
-def pins(name: str) -> dict[str, str]:
+def pins(name: str) -> dict[str, set[str]]:
+    """Each package's releases: a lock for several Python releases may have more than one."""
     text = (REQUIREMENTS / name).read_text(encoding="utf-8")
-    return dict(re.findall(r"^([\w.-]+)(?:\[[\w,-]+\])?==([^\s;]+)", text, re.MULTILINE))
+    found: dict[str, set[str]] = {}
+    for package, version in re.findall(r"^([\w.-]+)(?:\[[\w,-]+\])?==([^\s;]+)", text, re.MULTILINE):
+        found.setdefault(package, set()).add(version)
+    return found
 
 
-def test_dev_lock_extends_run_lock():
-    run, dev = pins("run.txt"), pins("dev.txt")
+@ON_BOTH
+def test_dev_lock_extends_run_lock(stack):
+    run, dev = pins(f"{stack}/run.txt"), pins(f"{stack}/dev.txt")
     assert run.items() <= dev.items(), "one set-up would undo the other: run `make lock`"
     assert "pytest" in dev.keys() - run.keys()
 
 
-def test_locks_keep_the_constraints():
-    constraints = pins("constraints.txt")
-    assert constraints
-    assert constraints.items() <= pins("run.txt").items(), "run `make lock`"
+@ON_BOTH
+def test_locks_keep_the_constraints(stack):
+    constraints = pins(f"{stack}/constraints.txt")
+    assert constraints["tfx"] == {{"modern": "1.21.0", "classic": "1.16.0"}[stack]}
+    assert constraints.items() <= pins(f"{stack}/run.txt").items(), "run `make lock`"
 
 
-def test_run_lock_can_build_the_project():
-    assert "setuptools" in pins("run.txt"), "the editable install builds without isolation"
+def test_modern_lock_keeps_the_overrides():
+    overrides = pins("modern/overrides.txt")
+    assert overrides
+    for lock in ("run", "dev", "kubeflow"):
+        assert overrides.items() <= pins(f"modern/{lock}.txt").items(), "run `make lock`"
+
+
+@ON_BOTH
+def test_locks_can_build_the_project(stack):
+    for lock in ("run", "dev", "kubeflow", "jax"):
+        locked = pins(f"{stack}/{lock}.txt")
+        assert "setuptools" in locked, "the editable install builds without isolation"
+
+
+@ON_BOTH
+def test_jax_lock_has_the_keras_of_the_stack(stack):
+    dev, jax = pins(f"{stack}/dev.txt"), pins(f"{stack}/jax.txt")
+    assert jax["keras"] == dev["keras"]
+    assert "tensorflow" not in jax
 
 
 def test_locks_name_no_machine():
-    for path in REQUIREMENTS.glob("*.txt"):
+    files = [*REQUIREMENTS.glob("**/*.txt")]
+    assert len(files) > 10
+    for path in files:
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"https?:|file:|^-|(?<![\w.])/\w", text, re.MULTILINE), path.name
 
 
-def test_airflow_lock_is_the_run_lock_but_for_what_airflow_forbids():
-    run, airflow = pins("run.txt"), pins("airflow.txt")
-    others = {name for name, version in run.items() if airflow.get(name) != version}
-    # What computes is the same, so that a run under Airflow finds the cache of one without.
-    forbidden = re.compile("importlib-metadata|opentelemetry|rich$")
-    assert not {name for name in others if not forbidden.match(name)}
-    assert "apache-airflow" in airflow.keys() - run.keys()
+def test_setup_declares_both_stacks():
+    setup = (REQUIREMENTS.parent / "setup.py").read_text(encoding="utf-8")
+    for stack in STACKS:
+        locked = pins(f"{stack}/run.txt")
+        declared = dict(re.findall(r'"([a-z][\w.-]+)((?:[<>=!]=?[^",]+,?)+)"', setup))
+        names = declared.keys() & locked.keys()
+        assert len(names) > 20
+        for name in names:
+            (version,) = locked[name]
+            assert SpecifierSet(declared[name]).contains(Version(version)), (stack, name, version)
