@@ -44,8 +44,8 @@ test-jax: .venv-jax/.installed  ## run the encoders under Keras' JAX backend, wi
 	@KERAS_BACKEND=jax .venv-jax/bin/python -m pytest tests/reference/test_jax.py \
 	    tests/reference/test_training_step.py $(PYTEST_ARGS)
 
-airflow-demo: .venv-airflow/.installed  ## run the sample under a real Airflow scheduler; ARGS="--database postgresql"
-	@.venv-airflow/bin/python -u -m bert_tfx.pipeline.airflow_demo $(ARGS)
+airflow-demo: .venv-airflow/.installed .venv/.run-installed  ## run the sample under a real Airflow scheduler; ARGS="--database postgresql"
+	@$(BIN)/python -u -m bert_tfx.pipeline.airflow_demo --airflow .venv-airflow/bin/airflow $(ARGS)
 
 test-airflow: .venv-airflow/.installed  ## test the DAG file with Airflow installed
 	@.venv-airflow/bin/python -m pytest tests/pipeline/test_airflow_dag.py $(PYTEST_ARGS)
@@ -81,9 +81,9 @@ lock: .venv/.uv-installed  ## rewrite the lock files from setup.py; LOCK_ARGS=--
 	@$(UV_LOCK) setup.py --extra pipeline -c requirements/constraints.txt -o requirements/run.txt
 	$(UV_LOCK) setup.py --extra pipeline --extra onnx --extra dev -c requirements/constraints.txt -c requirements/run.txt \
 	    -o requirements/dev.txt
-	$(UV_LOCK) setup.py requirements/airflow.in --extra pipeline --extra airflow --no-annotate \
-	    -c requirements/constraints.txt -c <(sed -nE '/^(importlib-metadata|opentelemetry-|rich=)/d; s/^([a-z0-9][^ ]*==[^ ]+).*/\1/p' requirements/dev.txt) \
-	    -o requirements/airflow.txt
+	$(UV) pip compile --quiet --generate-hashes --custom-compile-command "make lock" --no-annotate \
+	    --universal --fork-strategy fewest --python-version 3.10 $(LOCK_ARGS) \
+	    setup.py requirements/airflow.in --extra airflow -o requirements/airflow.txt
 	$(UV_LOCK) setup.py --extra client --no-annotate -c requirements/constraints.txt -o requirements/client.txt
 	$(UV_LOCK) setup.py requirements/kubeflow.in --extra pipeline --no-annotate \
 	    -c requirements/constraints.txt -c <(sed -nE '/^(urllib3|google-cloud-|google-resumable|requests-toolbelt|kubernetes)/d; s/^([a-z0-9][^ ]*==[^ ]+).*/\1/p' requirements/dev.txt) \

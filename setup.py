@@ -79,8 +79,8 @@ setup(
         "pipeline": PIPELINE,
         # Beside `pipeline`: exports in 8 bits for ONNX Runtime, and the server's second backend.
         "onnx": ["onnx>=1.16,<2", "onnxruntime>=1.17,<2"],
-        # Beside `pipeline`, or in an environment of its own. SQLite would do one task at a time.
-        "airflow": ["apache-airflow>=2.11,<3", "psycopg2-binary"],
+        # In an environment of its own: beside `pipeline` it does not resolve.
+        "airflow": ["apache-airflow>=3,<4", "psycopg2-binary"],
         "dev": [
             "cryptography",
             "hypothesis",

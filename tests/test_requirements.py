@@ -33,10 +33,9 @@ def test_locks_name_no_machine():
         assert not re.search(r"https?:|file:|^-|(?<![\w.])/\w", text, re.MULTILINE), path.name
 
 
-def test_airflow_lock_is_the_run_lock_but_for_what_airflow_forbids():
-    run, airflow = pins("run.txt"), pins("airflow.txt")
-    others = {name for name, version in run.items() if airflow.get(name) != version}
-    # What computes is the same, so that a run under Airflow finds the cache of one without.
-    forbidden = re.compile("importlib-metadata|opentelemetry|rich$")
-    assert not {name for name in others if not forbidden.match(name)}
-    assert "apache-airflow" in airflow.keys() - run.keys()
+def test_airflow_lock_holds_no_framework():
+    airflow = pins("airflow.txt")
+    # The DAG starts a command; what that computes with is in the environment of run.txt.
+    forbidden = re.compile("tfx|tensorflow|keras|apache-beam|ml-metadata|numpy")
+    assert not {name for name in airflow if forbidden.match(name)}
+    assert airflow["apache-airflow"].startswith("3.")
