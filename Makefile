@@ -211,7 +211,7 @@ endef
 	touch $@
 	echo "set-up: done in $$SECONDS s"
 
-# The interpreter of .venv: TFX is in all of them.
+# The interpreter of .venv. Airflow 3 does not fit beside TFX, and only starts its command.
 .venv-airflow/.installed: requirements/airflow.txt setup.py | .venv/.uv-installed
 .venv-kubeflow/.installed: requirements/kubeflow.txt setup.py | .venv/.uv-installed
 .venv-airflow/.installed .venv-kubeflow/.installed:

@@ -162,8 +162,9 @@ def make_dag(
         dag_id: The DAG's name; by default `bert_tfx_` and the file's.
         schedule: When to run, as Airflow takes it; by default when it is triggered.
         span: Of files that arrive over time the newest span to read, a template such as
-            `{{ data_interval_start | ds }}`. Without it each task looks for the newest itself, and
-            may find another than the one before it where files arrive during the run.
+            `{{ macros.ds_add(ds, -1) }}`, the day before the run's. Without it each task looks for
+            the newest itself, and may find another than the one before it where files arrive
+            during the run.
         start_date: Where a schedule begins; the past is not caught up.
         retries: How often a task is tried again that did not end by itself.
         retry_delay: How long to wait before; twice as long each time.

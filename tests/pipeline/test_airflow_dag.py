@@ -240,13 +240,14 @@ def test_task_says_which_node_of_which_run(airflow_dag, command, config, tmp_pat
 
 @airflow
 def test_task_says_which_span_to_read(airflow_dag, command, config, tmp_path):
+    from airflow.sdk.execution_time import macros
+
     dag = airflow_dag.make_dag(
-        config, command('echo "$@" > said'), span="{{ data_interval_start | ds }}"
+        config, command('echo "$@" > said'), span="{{ macros.ds_add(ds, -1) }}"
     )
     task = dag.get_task("Rows")
-    day = datetime.datetime(2026, 1, 31, tzinfo=datetime.timezone.utc)
-    filters = {"run_id": "scheduled", "data_interval_start": day}
-    task.render_template_fields(filters, task.get_template_env())
+    context = {"run_id": "scheduled", "ds": "2026-02-01", "macros": macros}
+    task.render_template_fields(context, task.get_template_env())
     task.execute({})
     said = (tmp_path / "said").read_text(encoding="utf-8")
     assert said.endswith("--run-id scheduled --span 2026-01-31\n")
