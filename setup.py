@@ -79,8 +79,9 @@ setup(
         "pipeline": PIPELINE,
         # Beside `pipeline`: exports in 8 bits for ONNX Runtime, and the server's second backend.
         "onnx": ["onnx>=1.16,<2", "onnxruntime>=1.17,<2"],
-        # In an environment of its own: beside `pipeline` it does not resolve.
-        "airflow": ["apache-airflow>=3,<4", "psycopg2-binary"],
+        # In an environment of its own: it does not resolve beside `pipeline`. With the two drivers
+        # that it needs for PostgreSQL.
+        "airflow": ["apache-airflow[postgres]>=3,<4"],
         "dev": [
             "cryptography",
             "hypothesis",
