@@ -81,7 +81,7 @@ setup(
         "onnx": ["onnx>=1.16,<2", "onnxruntime>=1.17,<2"],
         # In an environment of its own: it does not resolve beside `pipeline`. With the two drivers
         # that it needs for PostgreSQL.
-        "airflow": ["apache-airflow[postgres]>=3,<4"],
+        "airflow": ["apache-airflow[postgres]>=3.2,<4"],
         "dev": [
             "cryptography",
             "hypothesis",

@@ -11,7 +11,7 @@ folder does for more than one pipeline, or for other settings than the defaults:
         "/srv/reviews.json", "/srv/bert-tfx/bin/bert-tfx", schedule="@daily", tags=["reviews"]
     )
 
-Each node is a task that runs `bert-tfx component run` in a process of its own. So Airflow, 3 or
+Each node is a task that runs `bert-tfx component run` in a process of its own. So Airflow, 3.2 or
 newer, has an environment of its own, without TFX: nothing but Airflow and the standard library is
 imported here. Which nodes there are stands in the output folder, once `bert-tfx component list` was
 called; each task brings it up to date. Airflow reads this file every half a minute, and again for
