@@ -53,8 +53,9 @@ test-jax:  ## run the encoders under Keras' JAX backend, without TensorFlow
 	    tests/reference/test_training_step.py $(PYTEST_ARGS)
 
 airflow-demo:  ## run the sample under a real Airflow scheduler; ARGS="--database postgresql"
-	@$(SET_UP) airflow
-	.venv-airflow/bin/python -u -m bert_tfx.pipeline.airflow_demo $(ARGS)
+	@$(SET_UP) run
+	$(SET_UP) airflow
+	$(BIN)/python -u -m bert_tfx.pipeline.airflow_demo --airflow .venv-airflow/bin/airflow $(ARGS)
 
 test-airflow:  ## test the DAG file with Airflow installed
 	@$(SET_UP) airflow

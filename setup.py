@@ -80,8 +80,9 @@ setup(
         "pipeline": PIPELINE,
         # Beside `pipeline`: exports in 8 bits for ONNX Runtime, and the server's second backend.
         "onnx": ["onnx>=1.16,<2", "onnxruntime>=1.17,<2"],
-        # Beside `pipeline`, or in an environment of its own. SQLite would do one task at a time.
-        "airflow": ["apache-airflow>=2.11,<3", "psycopg2-binary"],
+        # In an environment of its own: it does not resolve beside `pipeline`. With the two drivers
+        # that it needs for PostgreSQL.
+        "airflow": ["apache-airflow[postgres]>=3.2,<4"],
         "dev": [
             "cryptography",
             "hypothesis",

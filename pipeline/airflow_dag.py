@@ -1,35 +1,36 @@
 """The pipeline as an Airflow DAG: put a link to this file into the dags folder.
 
 Which run it is says the configuration file that the Airflow Variable `bert_tfx_config` names, or
-the environment's BERT_TFX_CONFIG; docs/airflow.md tells the rest. A file of one's own in the dags
+the environment's BERT_TFX_CONFIG, and `bert_tfx_command` or BERT_TFX_COMMAND names the command of
+the environment that holds TFX; docs/airflow.md tells the rest. A file of one's own in the dags
 folder does for more than one pipeline, or for other settings than the defaults:
 
     from bert_tfx.pipeline.airflow_dag import make_dag
 
-    daily = make_dag("/srv/reviews.json", schedule="@daily", tags=["reviews"])
+    daily = make_dag(
+        "/srv/reviews.json", "/srv/bert-tfx/bin/bert-tfx", schedule="@daily", tags=["reviews"]
+    )
 
-Each node is a task that runs `bert-tfx component run` in a process of its own. So Airflow need not
-share its packages with TFX, and nothing but Airflow and the standard library is imported here.
-Which nodes there are stands in the output folder, once `bert-tfx component list` was called; each
-task brings it up to date. Airflow reads this file every half a minute, and again for each task.
+Each node is a task that runs `bert-tfx component run` in a process of its own. So Airflow, 3.2 or
+newer, has an environment of its own, without TFX: nothing but Airflow and the standard library is
+imported here. Which nodes there are stands in the output folder, once `bert-tfx component list` was
+called; each task brings it up to date. Airflow reads this file every half a minute, and again for
+each task.
 """
 
 import datetime
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from airflow import DAG
-from airflow.exceptions import AirflowException, AirflowFailException, AirflowSkipException
-from airflow.models import BaseOperator, Variable
+from airflow.sdk import DAG, BaseOperator, Variable
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-# Of `bert-tfx component`, which is not imported: Airflow may live where TFX is not installed.
+# Of `bert-tfx component`, which is not imported: TFX is not installed where Airflow is.
 _NODES_FILE = "nodes.json"
 # Of `bert_tfx.pipeline.exit_codes`, for the same reason.
 _DONE, _INPUT_ERROR, _NOT_PUSHED, _DATA_REFUSED = 0, 2, 3, 4
@@ -113,9 +114,14 @@ class ComponentOperator(BaseOperator):
             errors="replace",
             start_new_session=True,
         ) as self._process:
-            for line in self._process.stdout or ():
-                last = line.rstrip()
-                self.log.info("%s", last)
+            try:
+                for line in self._process.stdout or ():
+                    last = line.rstrip()
+                    self.log.info("%s", last)
+            except BaseException:
+                # A task that takes too long: `with` would wait for its process.
+                self.on_kill()
+                raise
             # What one that was killed has started, such as a server, goes with it; before it is
             # waited for, as its number may then be another's.
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
@@ -136,9 +142,9 @@ class ComponentOperator(BaseOperator):
 
 def make_dag(
     config: str,
+    command: str,
     *,
     dag_id: str | None = None,
-    command: str | None = None,
     schedule: Any = None,
     span: str | None = None,
     start_date: datetime.datetime = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc),
@@ -152,12 +158,13 @@ def make_dag(
 
     Args:
         config: The configuration file, as `bert-tfx run --config` takes it. It must name `output`.
+        command: The `bert-tfx` command of the environment that holds TFX.
         dag_id: The DAG's name; by default `bert_tfx_` and the file's.
-        command: The `bert-tfx` command; by default the one beside Airflow's Python, else on PATH.
         schedule: When to run, as Airflow takes it; by default when it is triggered.
         span: Of files that arrive over time the newest span to read, a template such as
-            `{{ data_interval_start | ds }}`. Without it each task looks for the newest itself, and
-            may find another than the one before it where files arrive during the run.
+            `{{ macros.ds_add(ds, -1) }}`, the day before the run's. Without it each task looks for
+            the newest itself, and may find another than the one before it where files arrive
+            during the run.
         start_date: Where a schedule begins; the past is not caught up.
         retries: How often a task is tried again that did not end by itself.
         retry_delay: How long to wait before; twice as long each time.
@@ -170,11 +177,9 @@ def make_dag(
 
     Raises:
         OSError: If the configuration cannot be read.
-        RuntimeError: If it names no output folder, the nodes have not been listed there, or there
-            is no command.
+        RuntimeError: If it names no output folder, or the nodes have not been listed there.
     """
     config = os.path.abspath(os.path.expanduser(config))
-    command = command or _command()
     name = re.sub(r"[^\w.-]+", "_", os.path.splitext(os.path.basename(config))[0])
     with DAG(
         dag_id or f"bert_tfx_{name}",
@@ -189,7 +194,7 @@ def make_dag(
         default_args={
             "retries": retries,
             "retry_delay": retry_delay,
-            "retry_exponential_backoff": True,
+            "retry_exponential_backoff": 2.0,
             "max_retry_delay": datetime.timedelta(hours=1),
             "pool": pool,
             # A model that is held back skips its push, not what comes after it.
@@ -225,34 +230,25 @@ def _nodes(config: str) -> dict[str, list[str]]:
         ) from error
 
 
-def _command() -> str:
-    """Finds the command beside Airflow's Python, else on PATH."""
-    beside = os.path.join(os.path.dirname(sys.executable), "bert-tfx")
-    found = beside if os.path.exists(beside) else shutil.which("bert-tfx")
-    if found is None:
-        raise RuntimeError(
-            "bert-tfx is neither installed beside Airflow nor on PATH: the Variable "
-            "bert_tfx_command names it"
-        )
-    return found
-
-
 def _setting(name: str) -> str | None:
     """Reads an Airflow Variable, or the environment's variable of the same name in capitals."""
-    return Variable.get(name, default_var=None) or os.environ.get(name.upper())
+    return Variable.get(name, default=None) or os.environ.get(name.upper())
+
+
+def _named(name: str, what: str) -> str:
+    """Reads a setting that must be there."""
+    if value := _setting(name):
+        return value
+    raise RuntimeError(
+        f"the Airflow Variable {name} (or the environment's {name.upper()}) must name {what}"
+    )
 
 
 # Imported as a module, it only gives `make_dag`.
 if __name__ != "bert_tfx.pipeline.airflow_dag":
-    _config = _setting("bert_tfx_config")
-    if _config is None:
-        raise RuntimeError(
-            "the Airflow Variable bert_tfx_config (or the environment's BERT_TFX_CONFIG) must name "
-            "the configuration file of the run"
-        )
     dag = make_dag(
-        _config,
-        command=_setting("bert_tfx_command"),
+        _named("bert_tfx_config", "the configuration file of the run"),
+        _named("bert_tfx_command", "the bert-tfx command of the environment that holds TFX"),
         schedule=_setting("bert_tfx_schedule"),
         span=_setting("bert_tfx_span"),
     )

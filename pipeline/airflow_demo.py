@@ -1,13 +1,14 @@
 """The sample's pipeline under a real Airflow scheduler, with its web page: `make airflow-demo`.
 
-Everything lies below one folder, listens on the loopback address, and is stopped at the end. The
-web page lets everybody in: it is for this demonstration only.
+This file runs where TFX is, and starts Airflow's services out of Airflow's own environment. The
+tasks' command is the one beside this Python. Everything lies below one folder, listens on the
+loopback address, and is stopped at the end. The web page lets everybody in: it is for this
+demonstration only.
 """
 
 import argparse
 import collections
 import contextlib
-import datetime
 import functools
 import json
 import os
@@ -27,25 +28,21 @@ from typing import Any
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
-_BIN = pathlib.Path(sys.executable).parent
+_COMMAND = pathlib.Path(sys.executable).with_name("bert-tfx")
 _DAG_FILE = pathlib.Path(__file__).with_name("airflow_dag.py")
 _DAG = "bert_tfx_sample"
+_SERVICES = {
+    # The web server reads the logs of the tasks from the disk: no server of logs is needed.
+    "scheduler": ("--skip-serve-logs",),
+    "dag-processor": (),
+    "api-server": (),
+}
 _START_SECONDS = 120
 _RUN_SECONDS = 1800
 # After it is recorded as running: long enough to be at work, and short enough to be so still.
 _KILL_AFTER_SECONDS = 3.0
 # They look anew in each run.
 _RESOLVERS = {"AcceptedData", "AcceptedTokens", "Baseline"}
-_PARSE = """
-import json, sys
-from airflow.models import DagBag
-bag = DagBag(sys.argv[1], include_examples=False)
-print(json.dumps([
-    bag.import_errors,
-    sum(file.duration.total_seconds() for file in bag.dagbag_stats),
-    sorted({"tfx", "tensorflow", "apache_beam"} & sys.modules.keys()),
-]))
-"""
 
 
 class DemoError(Exception):
@@ -55,13 +52,14 @@ class DemoError(Exception):
 def main() -> int:
     """Runs the demonstration; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--airflow", required=True, help="Airflow's command")
     parser.add_argument("--folder", default="build/airflow", help="is made anew (%(default)s)")
     parser.add_argument(
         "--database",
         choices=("sqlite", "postgresql"),
         default="sqlite",
-        help="Airflow's own: SQLite allows one task at a time (SequentialExecutor); a PostgreSQL "
-        "server, started for the purpose, several (LocalExecutor) (%(default)s)",
+        help="Airflow's own: a file, or a PostgreSQL server that is started for the purpose "
+        "(%(default)s)",
     )
     parser.add_argument("--kill", metavar="NODE", help="kill this node's process while it runs")
     parser.add_argument("--screenshot", metavar="FILE", help="of the web page's grid, by Chromium")
@@ -84,29 +82,31 @@ def _demonstrate(arguments: argparse.Namespace, started: contextlib.ExitStack) -
     (folder / "dags" / "bert_tfx_dag.py").symlink_to(_DAG_FILE)
     config = folder / "sample.json"
     config.write_text(json.dumps({"task": "sample", "output": "output"}), encoding="utf-8")
-    port = _free_port()
     if arguments.database == "postgresql":
         database = started.enter_context(_postgresql(folder / "postgresql"))
-        environment = _environment(folder, config, port, "LocalExecutor", database)
     else:
         database = f"sqlite:///{folder / 'airflow.db'}"
-        environment = _environment(folder, config, port, "SequentialExecutor", database)
-    (folder / "webserver_config.py").write_text(
-        'AUTH_ROLE_PUBLIC = "Admin"\nWTF_CSRF_ENABLED = False\n', encoding="utf-8"
-    )
-    print(f"Airflow in {folder}: {arguments.database}, {environment['AIRFLOW__CORE__EXECUTOR']}")
-    _call(environment, "airflow", "db", "migrate")
-    _call(environment, "bert-tfx", "component", "list", "--config", str(config))
-    seconds, modules = _parse(environment, folder / "dags")
-    print(f"DAG file parsed in {seconds:.3f} s; frameworks imported: {modules}")
+    web = _Web(f"http://127.0.0.1:{_free_port()}")
+    environment = _environment(folder, config, web.url, database)
+    airflow = os.path.abspath(arguments.airflow)
+    version = _call(environment, airflow, "version").splitlines()[-1]
+    print(f"Airflow {version} in {folder}: {arguments.database}, LocalExecutor")
+    _call(environment, airflow, "db", "migrate")
+    _call(environment, str(_COMMAND), "component", "list", "--config", str(config))
+    report = _call(environment, airflow, "dags", "report", "--output", "json")
+    (parsed,) = json.loads(report.splitlines()[-1])
+    # As `0:00:01.500000`; Airflow gives up after half a minute.
+    seconds = float(parsed["duration"].rpartition(":")[2])
+    print(f"DAG file parsed in {seconds:.3f} s; the tasks' command: {_COMMAND}")
 
-    for service in ("scheduler", "webserver"):
-        command = [str(_BIN / "airflow"), service]
-        started.enter_context(_service(command, folder / f"{service}.log", env=environment))
-    web = _Web(f"http://127.0.0.1:{port}")
+    for service, options in _SERVICES.items():
+        log = folder / f"{service}.log"
+        started.enter_context(_service([airflow, service, *options], log, env=environment))
     web.wait()
-    print(f"scheduler and web server run: {web.url}")
+    print(f"{', '.join(_SERVICES)} run: {web.url}")
     first = _trigger(web, folder, kill=arguments.kill)
+    # With the process that it starts for it, and until it looks whether that has ended.
+    print(f"the DAG processor took {web.dag()['last_parse_duration']:.3f} s for the DAG file")
     versions = sorted((folder / "output" / "serving").iterdir())
     print(f"pushed: {', '.join(map(str, versions))}\n")
     if len(versions) != 1:
@@ -115,7 +115,7 @@ def _demonstrate(arguments: argparse.Namespace, started: contextlib.ExitStack) -
         raise DemoError(f"{arguments.kill} should have been tried twice")
     again = _trigger(web, folder)
     if arguments.screenshot:
-        _screenshot(f"{web.url}/dags/{_DAG}/grid", folder, arguments.screenshot)
+        _screenshot(f"{web.url}/dags/{_DAG}", folder, arguments.screenshot)
     anew = [name for name, task in again.items() if not task["cached"]]
     if set(anew) - _RESOLVERS:
         raise DemoError(f"the second run should have been cached, but not so {anew}")
@@ -125,62 +125,47 @@ def _demonstrate(arguments: argparse.Namespace, started: contextlib.ExitStack) -
 
 
 def _environment(
-    folder: pathlib.Path, config: pathlib.Path, port: int, executor: str, database: str
+    folder: pathlib.Path, config: pathlib.Path, url: str, database: str
 ) -> dict[str, str]:
     settings = {
-        "CORE__EXECUTOR": executor,
+        "CORE__EXECUTOR": "LocalExecutor",
         "CORE__LOAD_EXAMPLES": "False",
         "CORE__DAGS_FOLDER": str(folder / "dags"),
         "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         # A component computes with all cores by itself.
         "CORE__PARALLELISM": "2",
+        "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        # Tasks tell the API server how they are.
+        "CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         "DATABASE__SQL_ALCHEMY_CONN": database,
-        "WEBSERVER__WEB_SERVER_HOST": "127.0.0.1",
-        "WEBSERVER__WEB_SERVER_PORT": str(port),
-        "WEBSERVER__SECRET_KEY": secrets.token_hex(),
-        "WEBSERVER__WORKERS": "1",
-        "WEBSERVER__SHOW_RECENT_STATS_FOR_COMPLETED_RUNS": "True",
-        "API__AUTH_BACKENDS": "airflow.api.auth.backend.default",
-        "LOGGING__WORKER_LOG_SERVER_PORT": str(_free_port()),
+        "API__BASE_URL": url,
+        "API__HOST": "127.0.0.1",
+        "API__PORT": url.rpartition(":")[2],
+        "API__SECRET_KEY": secrets.token_hex(),
+        "API_AUTH__JWT_SECRET": secrets.token_hex(),
         "USAGE_DATA_COLLECTION__ENABLED": "False",
     }
     return os.environ | {
         "AIRFLOW_HOME": str(folder),
         "BERT_TFX_CONFIG": str(config),
-        "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}",
-        # Airflow's own, by the dozen.
-        "PYTHONWARNINGS": "ignore",
+        "BERT_TFX_COMMAND": str(_COMMAND),
         **{f"AIRFLOW__{name}": value for name, value in settings.items()},
     }
 
 
-def _parse(environment: Mapping[str, str], dags: pathlib.Path) -> tuple[float, str]:
-    """Parses the DAG file as the scheduler does; returns the seconds and what should not load."""
+def _call(environment: Mapping[str, str], *command: str) -> str:
+    """Runs a command to its end; returns what it says."""
     done = subprocess.run(
-        [sys.executable, "-c", _PARSE, str(dags)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    errors, seconds, modules = json.loads(done.stdout.splitlines()[-1])
-    if errors:
-        raise DemoError("\n".join(errors.values()))
-    return seconds, ", ".join(modules) or "none"
-
-
-def _call(environment: Mapping[str, str], command: str, *arguments: str) -> None:
-    done = subprocess.run(
-        [str(_BIN / command), *arguments],
+        command,
         cwd=environment["AIRFLOW_HOME"],
         env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        raise DemoError(f"{command} {' '.join(arguments)} failed:\n{done.stdout}")
+        raise DemoError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
 
 
 @contextlib.contextmanager
@@ -195,7 +180,7 @@ def _service(
     try:
         yield
         if process.poll() is not None:
-            raise DemoError(f"{command[-1]} has ended by itself: see {log_file}")
+            raise DemoError(f"{log_file.stem} has ended by itself: see {log_file}")
     finally:
         for number in (stop, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
@@ -239,7 +224,7 @@ def _postgresql(folder: pathlib.Path) -> Iterator[str]:
 
 
 class _Web:
-    """Airflow's web server."""
+    """Airflow's API server, which has the web page, too."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -253,21 +238,26 @@ class _Web:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
-    def runs(self, path: str = "", body: Mapping[str, Any] | None = None) -> Any:
-        return self.get(f"/api/v1/dags/{_DAG}/dagRuns{path}", body)
+    def dag(self) -> Any:
+        return self.get(f"/api/v2/dags/{_DAG}")
 
-    def latest_run(self) -> str:
-        return self.runs("?order_by=-execution_date&limit=1")["dag_runs"][0]["dag_run_id"]
+    def runs(self, path: str = "", body: Mapping[str, Any] | None = None) -> Any:
+        return self.get(f"/api/v2/dags/{_DAG}/dagRuns{path}", body)
 
     def wait(self) -> None:
-        """Waits until it answers, the scheduler beats and the DAG is there."""
+        """Waits until all services work and the DAG is there."""
         deadline = time.monotonic() + _START_SECONDS
         reason: object = None
         while time.monotonic() < deadline:
             try:
-                if self.get("/health")["scheduler"]["status"] == "healthy":
-                    self.get(f"/api/v1/dags/{_DAG}")
+                health = self.get("/api/v2/monitor/health")
+                states = {name: health[name]["status"] for name in ("scheduler", "dag_processor")}
+                for error in self.get("/api/v2/importErrors")["import_errors"]:
+                    raise DemoError(error["stack_trace"])
+                if set(states.values()) == {"healthy"}:
+                    self.dag()
                     return
+                reason = states
             except OSError as error:
                 reason = error
             time.sleep(1)
@@ -276,7 +266,7 @@ class _Web:
 
 def _trigger(web: _Web, folder: pathlib.Path, kill: str | None = None) -> dict[str, dict[str, Any]]:
     """Runs the DAG to its end; returns what became of each task, and shows it."""
-    run_id = web.runs(body={})["dag_run_id"]
+    run_id = web.runs(body={"logical_date": None})["dag_run_id"]
     begun = time.monotonic()
     print(f"triggered {run_id}")
     path = f"/{urllib.parse.quote(run_id)}"
@@ -296,9 +286,8 @@ def _trigger(web: _Web, folder: pathlib.Path, kill: str | None = None) -> dict[s
     print(f"{'task':17} {'state':8} tries  {'begun':8} {'seconds':>7}  in ML Metadata")
     for name, task in sorted(tasks.items(), key=lambda item: item[1]["start_date"]):
         task["cached"] = states[name] == ["cached"]
-        begun_at = datetime.datetime.fromisoformat(task["start_date"])
         print(
-            f"{name:17} {task['state']:8} {task['try_number']:5}  {begun_at:%H:%M:%S} "
+            f"{name:17} {task['state']:8} {task['try_number']:5}  {task['start_date'][11:19]} "
             f"{task['duration']:7.1f}  {', '.join(states[name])}"
         )
     print(f"run: {state} after {time.monotonic() - begun:.0f} s")

@@ -74,3 +74,12 @@ def test_setup_declares_both_stacks():
         for name in names:
             (version,) = locked[name]
             assert SpecifierSet(declared[name]).contains(Version(version)), (stack, name, version)
+
+
+def test_airflow_lock_holds_no_framework():
+    airflow = pins("airflow.txt")
+    # The DAG starts a command; what that computes with is in the environment of run.txt.
+    forbidden = re.compile("tfx|tensorflow|keras|apache-beam|ml-metadata|numpy")
+    assert not {name for name in airflow if forbidden.match(name)}
+    (release,) = airflow["apache-airflow"]
+    assert release.startswith("3.")
