@@ -13,11 +13,13 @@ import json
 import logging
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_text as tf_text
 from tensorflow.core.protobuf import saved_model_pb2
@@ -26,11 +28,13 @@ from bert_tfx.modeling.archives import sha256_of
 from bert_tfx.modeling.bfloat16 import Bfloat16Computation
 from bert_tfx.modeling.classifier import TextClassifier
 from bert_tfx.modeling.compression_settings import BFLOAT16_COMPUTE, INT8
+from bert_tfx.modeling.distribution import SEED_STATE
 from bert_tfx.modeling.features import NUM_TOKENS, NUM_TRUNCATED, SEGMENT_IDS, TOKEN_IDS
 from bert_tfx.modeling.int8 import Int8Computation
 from bert_tfx.modeling.onnx_export import is_onnx_installed, to_onnx
 from bert_tfx.modeling.teacher_files import find_teacher
 from bert_tfx.modeling.trained_model import TrainedModel, library_versions
+from bert_tfx.modeling.variable_names import assign_by_name, by_name
 from bert_tfx.modeling.weight_storage import FLOAT32, WidenedVariable, is_stored_narrow
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TEXT_A, TEXT_B, Task
@@ -95,30 +99,24 @@ class ServedClassifier(tf.Module):
         # the saved graph, and restore the copies alone. TensorFlow's own loader sees through that,
         # TF Serving does not, and answers that it could not find the variable.
         object.__setattr__(self, "classifier", classifier)
-        self._variables = []
+        # Trackable dicts: their keys, the weights' names, become those of the checkpoint.
+        self._variables: dict[str, tf.Variable] = {}
         self._widened: dict[str, WidenedVariable] = {}
-        self._scales: dict[str, tf.Variable] = {}
-        self._sums: dict[str, tf.Variable] = {}
         self._computation: Int8Computation | Bfloat16Computation | None = None
         if storage in _COMPUTATIONS:
             self._computation = _COMPUTATIONS[storage](classifier)
-        for number, variable in enumerate(classifier.variables):
+        for name, weight in self._weights().items():
             if self._computation is not None:
-                narrow = self._computation.matrices.get(variable.path, variable.value)
-                self._variables.append(narrow)
-                continue
-            if storage == FLOAT32 or not is_stored_narrow(variable):
-                self._variables.append(variable.value)
-                continue
-            narrow = tf.Variable(tf.cast(variable.value, storage), trainable=False)
-            self._variables.append(narrow)
-            self._widened[str(number)] = WidenedVariable(narrow)
+                self._variables[name] = self._computation.matrices.get(name, weight.value)
+            elif storage == FLOAT32 or not is_stored_narrow(weight):
+                self._variables[name] = weight.value
+            else:
+                narrow = tf.Variable(tf.cast(weight.value, storage), trainable=False)
+                self._variables[name] = narrow
+                self._widened[name] = WidenedVariable(narrow)
         if isinstance(self._computation, Int8Computation):
-            for number, variable in enumerate(classifier.variables):
-                if variable.path in self._computation.scales:
-                    self._scales[str(number)] = self._computation.scales[variable.path]
-                if variable.path in self._computation.sums:
-                    self._sums[str(number)] = self._computation.sums[variable.path]
+            self._scales = self._computation.scales
+            self._sums = self._computation.sums
         self.transform = transform
         self._labels = list(labels)
         self._text_features = (TEXT_A, TEXT_B) if is_pair else (TEXT_A,)
@@ -167,6 +165,9 @@ class ServedClassifier(tf.Module):
             self.label_asset = tf.saved_model.Asset(labels_file)
             self.config_asset = tf.saved_model.Asset(config_file)
             tf.saved_model.save(self, directory, signatures=signatures)
+
+    def _weights(self) -> dict[str, keras.Variable]:
+        return by_name(self.classifier.weights, self.classifier)
 
     def _parse(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         spec = {name: tf.io.FixedLenFeature([], tf.string) for name in self._text_features}
@@ -218,11 +219,9 @@ class ServedClassifier(tf.Module):
         Returns:
             float32 `[B, classes]`, in the order of the rows.
         """
+        weights = self._weights()
         scope = keras.StatelessScope(
-            [
-                (self.classifier.variables[int(number)], widened.read())
-                for number, widened in self._widened.items()
-            ]
+            [(weights[name], widened.read()) for name, widened in self._widened.items()]
         )
         lengths = token_ids.row_lengths()
         order = tf.argsort(lengths, direction="DESCENDING", stable=True)
@@ -392,26 +391,51 @@ def load_exported_classifier(directory: str) -> TextClassifier:
         The classifier, in float32.
 
     Raises:
-        InputError: If the SavedModel is not one of this project's, or is damaged.
+        InputError: If the SavedModel is not one of this project's, is damaged, or holds other
+            weights than the classifier that it describes has in this release.
     """
     config_file = os.path.join(directory, "assets", _CONFIG_ASSET)
     try:
         with open(config_file, encoding="utf-8") as file:
             classifier = TextClassifier.from_config(json.load(file))
-        reader = tf.train.load_checkpoint(os.path.join(directory, "variables", "variables"))
-        # In the order in which `ServedClassifier` keeps them.
-        for number, variable in enumerate(classifier.variables):
-            key = f"_variables/{number}/.ATTRIBUTES/VARIABLE_VALUE"
-            value = reader.get_tensor(key).astype(variable.dtype)
-            scales = f"_scales/{number}/.ATTRIBUTES/VARIABLE_VALUE"
-            variable.assign(
-                value * reader.get_tensor(scales) if reader.has_tensor(scales) else value
-            )
+        values = _stored_weights(directory, classifier)
     except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
         raise InputError(
             f"{directory}: cannot be read as an exported classifier: {error}"
         ) from error
+    assign_by_name(
+        by_name(classifier.weights, classifier),
+        values,
+        source=directory,
+        remedy="Read it with the release that exported it, or export the model anew",
+    )
     return classifier
+
+
+# The keys of a `ServedClassifier`'s checkpoint, in which TensorFlow writes .S for a slash and two
+# dots for one.
+_STORED = re.compile(r"(_variables|_scales)/([^/]+)/\.ATTRIBUTES/VARIABLE_VALUE")
+_UNESCAPED = {".S": "/", "..": "."}
+
+
+def _stored_weights(directory: str, classifier: TextClassifier) -> dict[str, np.ndarray]:
+    """Reads what an export holds of its classifier's weights, float32, by their names."""
+    reader = tf.train.load_checkpoint(os.path.join(directory, "variables", "variables"))
+    stored: dict[str, dict[str, np.ndarray]] = {"_variables": {}, "_scales": {}}
+    for key in reader.get_variable_to_shape_map():
+        if match := _STORED.fullmatch(key):
+            name = re.sub(r"\.[.S]", lambda escape: _UNESCAPED[escape[0]], match[2])
+            stored[match[1]][name] = reader.get_tensor(key)
+    values = {name: value.astype(np.float32) for name, value in stored["_variables"].items()}
+    for name, value in stored["_variables"].items():
+        if value.dtype == np.int8:
+            values[name] *= stored["_scales"][name]
+    if "0" not in values:
+        return values
+    # 0.1 stored variables by their position, random states among them. To be deleted with 0.3.
+    names = {str(i): name for i, name in enumerate(by_name(classifier.variables, classifier))}
+    by_position = {names.get(number, number): value for number, value in values.items()}
+    return {k: v for k, v in by_position.items() if not k.endswith(f"/{SEED_STATE}")}
 
 
 def load_exported_model(directory: str, task: Task, eval_fraction: float) -> TrainedModel:

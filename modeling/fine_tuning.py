@@ -489,7 +489,8 @@ def _optimizer(model: keras.Model, recipe: Recipe, total_steps: int) -> keras.op
     )
     if recipe.precision == "mixed_float16":
         # Gradients below float16's smallest number would be lost; their loss is scaled up.
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        # Its name is part of its variables' names, and Keras would number it.
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale")
     optimizer.build(model.trainable_variables)
     return optimizer
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
+from bert_tfx.modeling.variable_names import assign_by_name, by_name
+
 # The state is saved after so many seconds, or after so many times what saving takes, whichever is
 # longer: a crash costs little and saving costs less than a twentieth of the time.
 _SECONDS_BETWEEN_SAVES = 20.0
@@ -19,6 +21,8 @@ _STATE_FILE = "state.npz"
 _BEST_FILE = "best.npz"
 # Fields of Progress with a number for each step: saved as arrays, as JSON would take long.
 _CURVES = ("step_losses", "learning_rates")
+# Stands before a variable's name, so that none is taken for another entry of the file.
+_VARIABLE = "variable/"
 
 
 @dataclasses.dataclass
@@ -64,6 +68,9 @@ class TrainingState:
         optimizer: Built for it.
         folder: Where to save; made if it is not there.
         is_writer: Whether to write at all.
+
+    Raises:
+        RuntimeError: If two variables have the same name.
     """
 
     def __init__(
@@ -75,7 +82,7 @@ class TrainingState:
         is_writer: bool = True,
     ) -> None:
         self._model = model
-        self._variables = [*model.variables, *optimizer.variables]
+        self._variables = by_name([*model.variables, *optimizer.variables], model)
         self._folder = pathlib.Path(folder)
         self._is_writer = is_writer
         self._due = time.monotonic() + _SECONDS_BETWEEN_SAVES
@@ -90,7 +97,7 @@ class TrainingState:
     def save(self, progress: Progress) -> None:
         """Saves everything but the best epoch's weights."""
         start = time.monotonic()
-        arrays = {f"v{i}": np.asarray(v) for i, v in enumerate(self._variables)}
+        arrays = _arrays(self._variables)
         fields = dict(vars(progress))
         arrays |= {name: np.array(fields.pop(name), np.float64) for name in _CURVES}
         arrays["progress"] = np.asarray(json.dumps(fields))
@@ -99,26 +106,53 @@ class TrainingState:
         self._due = now + max(_SECONDS_BETWEEN_SAVES, _SAVE_COST_FACTOR * (now - start))
 
     def restore(self) -> Progress | None:
-        """Restores what `save` has saved, or returns None where nothing was."""
+        """Restores what `save` has saved, or returns None where nothing was.
+
+        Raises:
+            InputError: If it was saved of other variables; none is changed then.
+        """
         path = self._folder / _STATE_FILE
         if not path.exists():
             return None
-        with np.load(path, allow_pickle=False) as arrays:
-            for i, variable in enumerate(self._variables):
-                variable.assign(arrays[f"v{i}"])
-            curves = {name: arrays[name].tolist() for name in _CURVES}
-            return Progress(**json.loads(str(arrays["progress"])), **curves)
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        curves = {name: arrays.pop(name).tolist() for name in _CURVES}
+        progress = Progress(**json.loads(str(arrays.pop("progress"))), **curves)
+        self._assign(self._variables, arrays, path)
+        return progress
 
     def save_best(self) -> None:
         """Saves the trainable variables as those of the best epoch."""
-        weights = enumerate(self._model.trainable_variables)
-        self._write(_BEST_FILE, {f"v{i}": np.asarray(v) for i, v in weights})
+        self._write(_BEST_FILE, _arrays(self._trainable()))
 
     def restore_best(self) -> None:
-        """Restores the trainable variables of the best epoch."""
-        with np.load(self._folder / _BEST_FILE, allow_pickle=False) as arrays:
-            for i, variable in enumerate(self._model.trainable_variables):
-                variable.assign(arrays[f"v{i}"])
+        """Restores the trainable variables of the best epoch.
+
+        Raises:
+            InputError: If it was saved of other variables; none is changed then.
+        """
+        path = self._folder / _BEST_FILE
+        with np.load(path, allow_pickle=False) as file:
+            self._assign(self._trainable(), dict(file), path)
+
+    def _trainable(self) -> dict[str, keras.Variable]:
+        return by_name(self._model.trainable_variables, self._model)
+
+    def _assign(
+        self,
+        variables: Mapping[str, keras.Variable],
+        arrays: Mapping[str, np.ndarray],
+        path: pathlib.Path,
+    ) -> None:
+        # 0.1 saved variables by their position. To be deleted with 0.3.
+        by_position = {f"v{i}": name for i, name in enumerate(variables)}
+        assign_by_name(
+            variables,
+            {by_position.get(k, k.removeprefix(_VARIABLE)): array for k, array in arrays.items()},
+            source=str(path),
+            remedy="Finish this training with the release that began it, or remove "
+            f"{self._folder} and start anew",
+        )
 
     def _write(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes a file whole or not at all."""
@@ -130,3 +164,7 @@ class TrainingState:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self._folder / name)
+
+
+def _arrays(variables: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:
+    return {f"{_VARIABLE}{name}": np.asarray(variable) for name, variable in variables.items()}

@@ -1,5 +1,7 @@
+import functools
 import hashlib
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -13,6 +15,7 @@ from bert_tfx.modeling import export
 from bert_tfx.modeling.bert import BertEncoder
 from bert_tfx.modeling.classifier import TextClassifier
 from bert_tfx.modeling.trained_model import TrainedModel
+from bert_tfx.modeling.weight_storage import STORAGES, rounded
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TASKS
 
@@ -271,6 +274,159 @@ def test_an_exported_classifier_is_read_back(single_served, single, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
     ids = [2, 5, 6, 3]
     np.testing.assert_array_equal(direct(again, ids), direct(classifier, ids))
+
+
+# Weights by name, not by order.
+
+
+def held_by(directory):
+    """Returns the checkpoint of a SavedModel by the parts of its keys."""
+    reader = tf.train.load_checkpoint(str(directory / "variables" / "variables"))
+    held = {}
+    for key in reader.get_variable_to_shape_map():
+        if key.endswith("/.ATTRIBUTES/VARIABLE_VALUE"):
+            group, name = key.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE").split("/")
+            held.setdefault(group, {})[name.replace(".S", "/")] = reader.get_tensor(key)
+    return held
+
+
+def write_held(directory, held):
+    """Writes a checkpoint in place of a SavedModel's."""
+    groups = {
+        group: [tf.Variable(value) for value in values]
+        if isinstance(values, list)
+        else {name: tf.Variable(value) for name, value in values.items()}
+        for group, values in held.items()
+    }
+    tf.train.Checkpoint(**groups).write(str(directory / "variables" / "variables"))
+
+
+@pytest.fixture(scope="module")
+def stored(single, tmp_path_factory):
+    """Returns a function that writes an export in a storage, and returns what it is to hold."""
+    transform = single[0].transform_features_layer()
+
+    @functools.cache
+    def write(storage):
+        classifier = rounded(make_classifier(), storage)
+        folder = tmp_path_factory.mktemp("stored") / storage
+        export.ServedClassifier(
+            classifier, transform, labels=LABELS, is_pair=False, storage=storage
+        ).save(str(folder))
+        return classifier, folder
+
+    def write_copy(directory, storage):
+        classifier, folder = write(storage)
+        shutil.copytree(folder, directory, dirs_exist_ok=True)
+        return classifier
+
+    return write_copy
+
+
+def assert_same_weights(model, other):
+    ours, theirs = ({w.path: np.array(w) for w in each.weights} for each in (model, other))
+    assert {*ours} == {*theirs}
+    for path, value in ours.items():
+        np.testing.assert_allclose(value, theirs[path], rtol=1e-6, err_msg=path)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_each_weight_finds_its_place_in_another_order(stored, tmp_path, monkeypatch, storage):
+    classifier = stored(tmp_path, storage)
+    held = held_by(tmp_path)
+    assert {*held["_variables"]} == {*export.shapes_of(classifier)}
+    tables = ["token_embedding", "position_embedding", "segment_embedding"]
+    kernels = [
+        f"block_{i}/{name}/kernel"
+        for i in range(2)
+        for name in (
+            *(f"attention/{name}" for name in ("query", "key", "value", "output")),
+            *("intermediate", "output"),
+        )
+    ]
+    narrow = {f"bert/{name}" for name in [*(f"{t}/embeddings" for t in tables), *kernels]}
+    assert {*held.get("_scales", ())} == (narrow if storage == "int8" else set())
+    assert {*held.get("_sums", ())} == (
+        {f"bert/{name}" for name in kernels} if storage == "int8" else set()
+    )
+    first = classifier.weights[0].path
+    for name in ("weights", "variables"):
+        there = getattr(keras.Model, name)
+        monkeypatch.setattr(
+            TextClassifier, name, property(lambda self, there=there: there.fget(self)[::-1])
+        )
+    again = export.load_exported_classifier(str(tmp_path))
+    assert again.weights[-1].path == first
+    assert_same_weights(again, classifier)
+
+
+QUERY = "bert/block_0/attention/query/kernel"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (lambda held: held.pop(QUERY), f"missing: {QUERY}. "),
+        (lambda held: held.update(other=held[QUERY]), "unexpected: other. "),
+        (
+            lambda held: held.update({f"{QUERY}s": held.pop(QUERY)}),
+            f"missing: {QUERY}; unexpected: {QUERY}s. ",
+        ),
+        (
+            lambda held: held.update({QUERY: held[QUERY][:, :4]}),
+            f"of another shape or type: {QUERY} (float32 [8, 4] there, float32 [8, 8] here). ",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(stored, tmp_path, changed, message):
+    stored(tmp_path, "float32")
+    held = held_by(tmp_path)
+    changed(held["_variables"])
+    write_held(tmp_path, held)
+    with pytest.raises(InputError) as refused:
+        export.load_exported_classifier(str(tmp_path))
+    assert str(refused.value) == (
+        f"{tmp_path}: holds other variables than this model has. {message}"
+        "Read it with the release that exported it, or export the model anew"
+    )
+
+
+def test_numbers_in_8_bits_without_their_scales_are_refused(stored, tmp_path):
+    stored(tmp_path, "int8")
+    held = held_by(tmp_path)
+    del held["_scales"][QUERY]
+    write_held(tmp_path, held)
+    with pytest.raises(InputError, match=r"cannot be read as an exported classifier: .*query"):
+        export.load_exported_classifier(str(tmp_path))
+
+
+def write_by_position(directory, classifier):
+    """Rewrites an export's checkpoint as 0.1 had it; to be deleted with 0.3."""
+    held = held_by(directory)
+    paths = [variable.path for variable in classifier.variables]
+    scales = {str(paths.index(name)): value for name, value in held.get("_scales", {}).items()}
+    variables = [
+        held["_variables"].get(variable.path, np.array(variable))
+        for variable in classifier.variables
+    ]
+    write_held(directory, {"_variables": variables, "_scales": scales})
+    return variables, scales
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_an_export_of_the_release_before_is_read(stored, tmp_path, storage):
+    classifier = stored(tmp_path, storage)
+    variables, scales = write_by_position(tmp_path, classifier)
+    assert_same_weights(export.load_exported_classifier(str(tmp_path)), classifier)
+    write_held(tmp_path, {"_variables": variables[:-1], "_scales": scales})
+    with pytest.raises(InputError, match=r"missing: text_classifier/logits/bias\. "):
+        export.load_exported_classifier(str(tmp_path))
+    write_held(tmp_path, {"_variables": [*variables, variables[-1]], "_scales": scales})
+    with pytest.raises(InputError, match=f"unexpected: {len(variables)}. "):
+        export.load_exported_classifier(str(tmp_path))
+    write_held(tmp_path, {"_variables": variables[::-1], "_scales": {}})
+    with pytest.raises(InputError):
+        export.load_exported_classifier(str(tmp_path))
 
 
 def test_what_is_no_export_of_ours_is_an_input_error(exported, tmp_path):
