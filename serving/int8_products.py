@@ -1,8 +1,8 @@
 """Whether TensorFlow multiplies in 8 bits here.
 
 The op of exports in int8 is computed by oneDNN alone. TensorFlow switches oneDNN on by itself on
-processors that have instructions for it (AVX512-VNNI, AMX and the like) and leaves it off on others,
-where the op is there and gives nothing. With the variable it works on these, too.
+processors that have instructions for it (AVX512-VNNI, AMX and the like) and leaves it off on
+others, where the op is there and gives nothing. With the variable it works on these, too.
 """
 
 import functools

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import pytest
 
-# TensorFlow switches oneDNN on by itself on some processors and not on others, and products in 8 bits
-# need it. So the tests compute in one way on all of them, in the commands that they start, too.
+# TensorFlow switches oneDNN on by itself on some processors and not on others, and products in 8
+# bits need it. So the tests compute in one way on all of them, in the commands they start, too.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 ROOMS = ("schema", "modeling", "components", "serving", "pipeline", "sample")

@@ -124,8 +124,8 @@ def test_clipping_sees_the_gradient_of_a_token_as_one():
 def test_gradient_checkpointing_changes_nothing(encoder_class):
     """Dropout draws the same numbers in both passes, and as without it.
 
-    Other numbers would move the losses by a hundredth. Equal to the last bit they need not be: the graphs
-    differ, and with them the order in which the gradients of ALBERT's one block are added up.
+    Other numbers would move the losses by a hundredth. Equal to the last bit they need not be: the
+    graphs differ, and with them the order in which the gradients of ALBERT's one block are added.
     """
     plain, _ = take_steps(make_model(encoder_class, dropout=0.2))
     taken, _ = take_steps(make_model(encoder_class, dropout=0.2), gradient_checkpointing=True)

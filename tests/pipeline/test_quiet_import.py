@@ -6,13 +6,12 @@ import sys
 import pytest
 
 # What TensorFlow 2.21 says, and what a user should see.
-NOISE = """
-import os
-os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\\n"
-            b"I0000 00:00:1796078703.711709   25574 port.cc:153] oneDNN custom operations are on.\\n"
-            b"I0000 00:00:1796078703.712326   25574 cudart_stub.cc:31] Could not find cuda drivers\\n"
-            b"needs AVX")
-"""
+NEWS = (
+    b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"
+    b"I0000 00:00:1796078703.711709   25574 port.cc:153] oneDNN custom operations are on.\n"
+    b"I0000 00:00:1796078703.712326   25574 cudart_stub.cc:31] Could not find cuda drivers\n"
+)
+NOISE = f"import os\nos.write(2, {NEWS!r} + b'needs AVX')\n"
 IMPORT = """
 import sys
 from bert_tfx.pipeline.quiet_import import quieten_import
