@@ -32,7 +32,8 @@ MAX_BYTES: Final = 8 * 2**30
 """How much one archive may hold: six times the largest published BERT."""
 
 _MAX_MEMBERS = 1000
-# Long names and extended headers, which `tarfile` reads into memory as a whole.
+# What may stand before a tar's member: long names, extended headers and the maps of sparse files,
+# which `tarfile` reads into memory as a whole.
 _MAX_HEADER_BYTES = 2**20
 _CHUNK_BYTES = 2**20
 _TAR_END_BYTES = 1024
@@ -41,13 +42,6 @@ _CONFIGS = ("bert_config.json", "albert_config.json", "config.json", "classifier
 _WEIGHTS = (".index", ".safetensors", ".keras")
 # The same weights for other frameworks, mostly pickles: no loader here reads them.
 _UNREAD = (".bin", ".h5", ".msgpack", ".onnx", ".ot", ".pickle", ".pkl", ".pt", ".pth")
-_TAR_EXTENSIONS = (
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-)
 # What Python's readers raise at bytes that are not what the headers promise.
 _CORRUPT = (
     EOFError,
@@ -240,13 +234,14 @@ class _Unpacker:
         os.makedirs(path if is_folder else os.path.dirname(path), exist_ok=True)
         return None if is_folder else path
 
-    def write(self, name: str, source: IO[bytes], path: str) -> int:
-        """Writes a member's bytes; returns how many."""
+    def write(self, name: str, source: IO[bytes], path: str | None) -> int:
+        """Writes a member's bytes, or only counts them where there is no path; returns how many."""
         before = self._bytes
-        with open(path, "xb") as file:
+        with open(path, "xb") if path else contextlib.nullcontext() as file:
             while chunk := source.read(_CHUNK_BYTES):
                 self.count(name, len(chunk))
-                file.write(chunk)
+                if file:
+                    file.write(chunk)
         return self._bytes - before
 
     def count(self, name: str, size: int) -> None:
@@ -312,15 +307,35 @@ def _unpack_zip(unpacker: _Unpacker) -> None:
                     unpacker.write(name, source, path)
 
 
-class _Header(tarfile.TarInfo):
-    """A tar header whose extensions are short enough to be read into memory."""
+class _HeaderLimit:
+    """A stream that gives `tarfile` so many bytes of headers at a time, and no more.
 
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
-        header = super().frombuf(buf, encoding, errors)
-        if header.type in _TAR_EXTENSIONS and header.size > _MAX_HEADER_BYTES:
-            raise tarfile.ReadError(f"a header of {header.size:,} bytes")
-        return header
+    It counts what is read instead of looking into headers: it needs nothing of `tarfile` but that
+    it reads from the file object it is given. A method of `TarInfo` that is overridden holds until
+    a release of Python calls another one (`frombuf` was passed by with gh-141707), and each kind of
+    header has its own.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._left = _MAX_HEADER_BYTES
+        self._in_headers = True
+
+    def read(self, size: int = -1) -> bytes:
+        chunk = self._stream.read(size)
+        if self._in_headers:
+            self._left -= len(chunk)
+            if self._left < 0:
+                raise tarfile.ReadError(f"headers of more than {_MAX_HEADER_BYTES:,} bytes")
+        return chunk
+
+    @contextlib.contextmanager
+    def lifted(self) -> Iterator[None]:
+        """While it lasts, a member is read; afterwards the next headers are counted anew."""
+        self._in_headers = False
+        yield
+        self._left = _MAX_HEADER_BYTES
+        self._in_headers = True
 
 
 def _unpack_tar(unpacker: _Unpacker) -> None:
@@ -335,21 +350,20 @@ def _unpack_tar(unpacker: _Unpacker) -> None:
             if stream.read() != bytes(_TAR_END_BYTES):
                 raise _corrupt(unpacker.archive, "its end is missing")
             stream.seek(0)
+        limit = _HeaderLimit(stream)
         archive = stack.enter_context(
-            tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header, errorlevel=2)
+            tarfile.open(fileobj=cast(IO[bytes], limit), mode="r|", errorlevel=2)
         )
         for info in archive:
             name = info.name
             if not (info.isreg() or info.isdir()) or info.issparse():
                 raise unpacker.refuse(name, "a link or a device, not a regular file")
             path = unpacker.place(name, info.isdir())
-            if path is None:
-                # A stream has to be read on to its next member.
-                unpacker.count(name, info.size)
-                continue
-            source = archive.extractfile(info)
-            if source is None or unpacker.write(name, source, path) != info.size:
-                raise _corrupt(unpacker.archive, f"member {name!r} ends early")
+            with limit.lifted():
+                # Of what is left out, too: `tarfile` would read on to the next headers itself.
+                source = None if info.isdir() else archive.extractfile(info)
+                if source is not None and unpacker.write(name, source, path) != info.size:
+                    raise _corrupt(unpacker.archive, f"member {name!r} ends early")
         # To the end, where gzip keeps its checksum.
         while chunk := stream.read(_CHUNK_BYTES):
             unpacker.count("(end)", len(chunk))

@@ -6,6 +6,7 @@ import os
 import pathlib
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -154,7 +155,8 @@ class TrainingState:
             f"{self._folder} and start anew",
         )
 
-    def _write(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+    # Of Any: NumPy 2 has an option of `savez` besides the arrays, which mypy takes them for.
+    def _write(self, name: str, arrays: Mapping[str, Any]) -> None:
         """Writes a file whole or not at all."""
         if not self._is_writer:
             return

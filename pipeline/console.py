@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Iterator
 from typing import TextIO
 
+from bert_tfx.pipeline.quiet_import import quieten_import
+
 
 class Console(logging.Handler):
     """Shows which component runs, and the lines that our own modules log meanwhile."""
@@ -66,6 +68,7 @@ def quieten(verbose: bool) -> None:
     if verbose:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    quieten_import()
     warnings.simplefilter("ignore")
     # For the worker processes of `multi_processing`.
     os.environ.setdefault("PYTHONWARNINGS", "ignore")

@@ -9,9 +9,7 @@ from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_pb2,
-    model_service_pb2,
     predict_pb2,
-    prediction_service_pb2,
 )
 
 from bert_tfx.serving.arrays import write_tensor
@@ -22,12 +20,9 @@ from bert_tfx.serving.refused import Refused, invalid
 from bert_tfx.serving.rpc import Answer, Call, Observer, method
 from bert_tfx.serving.saved_model import SERVING_DEFAULT
 from bert_tfx.serving.service import Service
+from bert_tfx.serving.service_descriptors import MODEL_SERVICE, PREDICTION_SERVICE
 
 _SIGNATURE_DEF = "signature_def"
-_SERVICES = (
-    prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"],
-    model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
-)
 # tensorflow.error.Code UNKNOWN: what a version's error is, nobody knows but its message.
 _UNKNOWN_ERROR = 2
 
@@ -47,7 +42,7 @@ def handlers(service: Service, observe: Observer) -> dict[str, grpc.RpcMethodHan
         "GetModelStatus": (get_model_status_pb2.GetModelStatusRequest, api.status),
     }
     found = {}
-    for descriptor in _SERVICES:
+    for descriptor in (PREDICTION_SERVICE, MODEL_SERVICE):
         for name in (known.name for known in descriptor.methods):
             # What is not offered takes any message, as it reads none.
             request, answer = answers.get(name, (predict_pb2.PredictResponse, _unimplemented(name)))

@@ -29,6 +29,7 @@ from bert_tfx.serving.inputs import (
     takes_rows,
     text_features,
 )
+from bert_tfx.serving.int8_products import check_export
 from bert_tfx.serving.model_api import SERVE_TEXT, Signature, TensorSpec
 from bert_tfx.serving.refused import Refused, invalid
 
@@ -236,10 +237,12 @@ def load_model(path: str, backend: str = TENSORFLOW) -> SavedModel:
         backend: What runs it, one of `BACKENDS`.
 
     Raises:
+        InputError: If the backend cannot run it here.
         Exception: Of many kinds, if it cannot be loaded.
     """
     check_model(path, backend)
     if backend == TENSORFLOW:
+        check_export(path)
         return SavedModel(path)
 
     from bert_tfx.serving.onnx_model import OnnxModel

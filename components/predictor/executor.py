@@ -26,6 +26,7 @@ from bert_tfx.components.predictor.predictions import (
 )
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import EVAL, SOURCE_ROW
+from bert_tfx.serving.int8_products import check_export
 
 _SIGNATURE = "serving_default"
 _SLICE_SIGNATURE = "slice_features"
@@ -118,9 +119,15 @@ class _PredictFile(beam.DoFn):
         self._models: dict[str, Any] = {}
 
     def setup(self) -> None:
-        """Loads the models, once a worker."""
+        """Loads the models, once a worker, whose processor may be another than this one.
+
+        Raises:
+            InputError: If a model cannot be computed on it.
+        """
         import tensorflow_text  # noqa: F401, registers the ops of the tokenizer
 
+        for path in self._paths.values():
+            check_export(path)
         self._models = {name: tf.saved_model.load(path) for name, path in self._paths.items()}
 
     def process(self, element: str) -> None:

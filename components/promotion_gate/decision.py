@@ -593,6 +593,7 @@ def _count(mask: np.ndarray) -> str:
 
 def _named(mask: np.ndarray, names: Sequence[str]) -> str:
     """Names a few rows; shorter names come first, so that 9 stands before 10."""
-    found = sorted((names[i] for i in np.flatnonzero(mask)), key=lambda name: (len(name), name))
+    rows = np.flatnonzero(mask).tolist()
+    found = sorted((names[row] for row in rows), key=lambda name: (len(name), name))
     others = ", ..." if len(found) > _NAMED_ROWS else ""
     return ", ".join(found[:_NAMED_ROWS]) + others

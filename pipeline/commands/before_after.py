@@ -40,6 +40,7 @@ def measure(
     import tensorflow as tf
 
     from bert_tfx.modeling.export import SERVE_TEXT, save_for_serving
+    from bert_tfx.serving.int8_products import check_export
 
     labels = np.asarray(read.labels or [])
     exports = {}
@@ -51,6 +52,7 @@ def measure(
         folder = os.path.join(scratch, name)
         save_for_serving(model, folder)
         # As it will be served: in 8 bits the classifier itself would answer otherwise.
+        check_export(folder)
         exports[name] = tf.saved_model.load(folder)
         asked[name] = exports[name].signatures[SERVE_TEXT]
         answers[name] = _answers(asked[name], read)

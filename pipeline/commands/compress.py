@@ -134,7 +134,11 @@ def run(arguments: argparse.Namespace) -> int:
         from bert_tfx.modeling.compression import compress
         from bert_tfx.modeling.trained_model import load_trained_model
         from bert_tfx.schema.labelled_texts import read_split
+        from bert_tfx.serving.int8_products import check_products
 
+        if settings.store == INT8:
+            # Before anything is trained.
+            check_products()
         before = load_trained_model(os.path.expanduser(arguments.model_path))
         task = task_to_ask(arguments, before)
         layout = resolve_layout(task, data_dir)

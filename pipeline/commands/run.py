@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from bert_tfx.components.data_gate.checks import CHECKS
 from bert_tfx.components.model_pusher.version_folder import pushed_versions
 from bert_tfx.components.promotion_gate.limits import GATE_METRICS
+from bert_tfx.modeling.compression_settings import INT8
 from bert_tfx.pipeline.commands import options
 from bert_tfx.pipeline.config import Config, make_config
 from bert_tfx.pipeline.console import Console, logged, quieten
@@ -304,7 +305,11 @@ def _run(
         from bert_tfx.pipeline import local_runner
         from bert_tfx.pipeline.run_report import write_report
         from bert_tfx.pipeline.summary import summarize
+        from bert_tfx.serving.int8_products import check_products
 
+        if any(step.settings.store == INT8 for step in config.compress):
+            # Before anything is trained.
+            check_products()
         begun = True
         runs = local_runner.run(config, outcome.run, before_node=interrupt.check)
         summary = summarize(config, runs)

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 import zipfile
 
 import pytest
@@ -217,11 +218,82 @@ def test_bomb_behind_the_end_of_a_tar(tmp_path):
     refused(tmp_path, str(tmp_path / "a.tgz"), "more than 500,000 bytes", max_bytes=500_000)
 
 
-def test_long_header_of_a_tar_is_not_read_into_memory(tmp_path):
+BIG = 2**25
+# Each block says that another one follows it.
+SPARSE = bytes(504) + b"\x01" + bytes(7)
+
+
+def header(kind, size):
     info = tarfile.TarInfo("././@LongLink")
-    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 2**33
-    (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(10_240))
-    refused(tmp_path, str(tmp_path / "a.tar"), "a header of 8,589,934,592 bytes")
+    info.type, info.size = kind, size
+    block = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    if kind == tarfile.GNUTYPE_SPARSE:
+        block[482] = 1
+        block[148:156] = b"%06o\0 " % (sum(block[:148]) + sum(block[156:]) + 8 * ord(" "))
+    return bytes(block)
+
+
+def write_blocks(path, *blocks):
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for block in blocks:
+            file.write(block)
+        file.write(bytes(10_240))
+    return str(path)
+
+
+EXTENSIONS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts"),
+    [*((kind, parts) for kind in EXTENSIONS for parts in (1, 64)), (tarfile.GNUTYPE_SPARSE, 1)],
+)
+def test_long_headers_of_a_tar_are_not_read_into_memory(tmp_path, kind, parts):
+    # As a whole, or in parts of a length that each alone may have.
+    block = SPARSE if kind == tarfile.GNUTYPE_SPARSE else bytes(512)
+    part = header(kind, BIG // parts) + block * (BIG // parts // len(block))
+    archive = write_blocks(tmp_path / "a.tgz", *[part] * parts)
+    del part
+    tracemalloc.start()
+    try:
+        refused(tmp_path, archive, "headers of more than 1,048,576 bytes")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < BIG / 2
+
+
+def test_long_header_that_the_archive_does_not_hold(tmp_path):
+    archive = write_blocks(tmp_path / "a.tgz", header(tarfile.GNUTYPE_LONGNAME, 2**33))
+    refused(tmp_path, archive, "truncated, corrupt")
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_headers_are_limited_by_the_member_and_members_are_not(tmp_path, form):
+    comment = {"comment": "a" * 400_000} if form == tarfile.PAX_FORMAT else {}
+    folder = "long/" * 60
+    with tarfile.open(tmp_path / "a.tgz", "w:gz", format=form) as archive:
+        for name in ("config.json", "model.safetensors", "pytorch_model.bin", "vocab.txt"):
+            info = tarfile.TarInfo(folder + name)
+            info.size, info.pax_headers = 2**21, comment
+            archive.addfile(info, io.BytesIO(bytes(info.size)))
+    found = extract(str(tmp_path / "a.tgz"), str(tmp_path / "into"))
+    assert found.skipped == (f"{folder}pytorch_model.bin",)
+    assert files_under(found.folder) == {"config.json", "model.safetensors", "vocab.txt"}
+    assert os.path.getsize(os.path.join(found.folder, "vocab.txt")) == 2**21
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tgz"])
+def test_members_that_are_left_out_are_counted(tmp_path, suffix):
+    members = {"config.json": b"{}", "pytorch_model.bin": bytes(300_000)}
+    archive = write(tmp_path / f"a{suffix}", members)
+    refused(tmp_path, archive, "'pytorch_model.bin'.*more than 300,001 bytes", max_bytes=300_001)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])

@@ -122,13 +122,17 @@ def test_clipping_sees_the_gradient_of_a_token_as_one():
 
 @pytest.mark.parametrize("encoder_class", [BertEncoder, DistilBertEncoder, AlbertEncoder])
 def test_gradient_checkpointing_changes_nothing(encoder_class):
-    """Dropout draws the same numbers in both passes, and as without it: equal to the last bit."""
-    plain, weights = take_steps(make_model(encoder_class, dropout=0.2))
-    taken, recomputed = take_steps(
-        make_model(encoder_class, dropout=0.2), gradient_checkpointing=True
-    )
-    assert taken == plain
-    assert all(np.array_equal(a, b) for a, b in zip(weights, recomputed, strict=True))
+    """Dropout draws the same numbers in both passes, and as without it.
+
+    Other numbers would move the losses by a hundredth. Equal to the last bit they need not be: the
+    graphs differ, and with them the order in which the gradients of ALBERT's one block are added.
+    """
+    plain, _ = take_steps(make_model(encoder_class, dropout=0.2))
+    taken, _ = take_steps(make_model(encoder_class, dropout=0.2), gradient_checkpointing=True)
+    assert_close(taken, plain, 2e-6)
+    # What else is drawn, in place of what is drawn again.
+    other, _ = take_steps(make_model(encoder_class, dropout=0.21), gradient_checkpointing=True)
+    assert abs(other[-1].loss - plain[-1].loss) > 1e-3
 
 
 def test_dropout_draws_new_numbers_for_each_step_and_piece():

@@ -327,8 +327,22 @@ def make_certificates() -> Certificates:
     def name(common: str) -> x509.Name:
         return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
 
+    # Python 3.13 asks an authority for it, and everybody for the identifiers of both keys.
+    signs = x509.KeyUsage(
+        digital_signature=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=True,
+        crl_sign=True,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
     def make(common: str, issuer=None, *extensions):
         key = ec.generate_private_key(ec.SECP256R1())
+        issuer_key = issuer[1] if issuer else key
         builder = (
             x509.CertificateBuilder()
             .subject_name(name(common))
@@ -338,10 +352,16 @@ def make_certificates() -> Certificates:
             .not_valid_before(now - datetime.timedelta(hours=1))
             .not_valid_after(now + datetime.timedelta(hours=1))
             .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), False
+            )
         )
+        if issuer is None:
+            builder = builder.add_extension(signs, True)
         for extension in extensions:
             builder = builder.add_extension(extension, False)
-        cert = builder.sign(issuer[1] if issuer else key, hashes.SHA256())
+        cert = builder.sign(issuer_key, hashes.SHA256())
         pem = serialization.Encoding.PEM
         private = key.private_bytes(
             pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -10,8 +10,8 @@ from bert_tfx.serving import messages
 AGAINST_THE_OFFICIAL_ONES = """
 from bert_tfx.serving import messages
 from google.protobuf import descriptor_pool, message_factory
-from tensorflow_serving.apis import prediction_service_pb2, model_service_pb2
-from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
+from bert_tfx.serving.service_descriptors import MODEL_SERVICE, PREDICTION_SERVICE
+from tensorflow_serving.apis import predict_pb2
 
 official = descriptor_pool.Default()
 seen = 0
@@ -45,16 +45,12 @@ for name in names:
     assert ours.full_name == theirs.full_name == name
     compare(ours, theirs, name)
 
-services = {
-    messages.PREDICT: prediction_service_pb2, messages.GET_MODEL_METADATA: prediction_service_pb2,
-    messages.GET_MODEL_STATUS: model_service_pb2,
-}
-for method, module in services.items():
+services = {service.full_name: service for service in (PREDICTION_SERVICE, MODEL_SERVICE)}
+for method in (messages.PREDICT, messages.GET_MODEL_METADATA, messages.GET_MODEL_STATUS):
     _, service, name = method.path.split("/")
-    other = module.DESCRIPTOR.services_by_name[service.rpartition(".")[2]]
-    assert other.full_name == service
-    assert other.methods_by_name[name].input_type.full_name == method.request.DESCRIPTOR.full_name
-    assert other.methods_by_name[name].output_type.full_name == method.response.DESCRIPTOR.full_name
+    other = services[service].methods_by_name[name]
+    assert other.input_type.full_name == method.request.DESCRIPTOR.full_name
+    assert other.output_type.full_name == method.response.DESCRIPTOR.full_name
 
 # The same bytes, both ways.
 request = predict_pb2.PredictRequest()
