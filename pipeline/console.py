@@ -7,7 +7,8 @@ import warnings
 from collections.abc import Iterator
 from typing import TextIO
 
-from bert_tfx.pipeline.quiet_import import quieten_import
+from bert_tfx.pipeline.beam_engine import MULTI_PROCESSING
+from bert_tfx.pipeline.quiet_import import filtered, quieten_import
 
 
 class Console(logging.Handler):
@@ -78,3 +79,20 @@ def quieten(verbose: bool) -> None:
     absl_logging.set_verbosity(absl_logging.FATAL)
     for name in ("tensorflow", "apache_beam"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def quiet_workers(beam_runner: str, verbose: bool) -> Iterator[None]:
+    """Keeps the console from Beam's worker processes, too, for as long as the context lasts.
+
+    They write where the command writes, and import TensorFlow themselves. Those of other engines
+    have a log of their own.
+
+    Args:
+        beam_runner: The engine, one of `BEAM_RUNNERS`.
+        verbose: Whether all lines are wanted.
+    """
+    with contextlib.ExitStack() as stack:
+        if beam_runner == MULTI_PROCESSING and not verbose:
+            stack.enter_context(filtered())
+        yield

@@ -27,8 +27,8 @@ for line in open(0, "rb", buffering=0):
     if not noise.match(line):
         os.write(2, line)
 """
-# It ends with the import, unless a process that was started meanwhile still has its standard error.
-_END_SECONDS = 5.0
+# It ends when nobody writes to it any more. A process that was started meanwhile may live on.
+_END_SECONDS = 1.0
 
 
 def quieten_import() -> None:
@@ -55,13 +55,13 @@ class _Loader(importlib.machinery.SourceFileLoader):
     """Loads with standard error filtered."""
 
     def exec_module(self, module: types.ModuleType) -> None:
-        with _filtered():
+        with filtered():
             super().exec_module(module)
 
 
 @contextlib.contextmanager
-def _filtered() -> Iterator[None]:
-    """Filters what the process writes to its standard error, in Python or in its libraries.
+def filtered() -> Iterator[None]:
+    """Filters standard error of this process and of those that it starts meanwhile.
 
     Another process filters: so the last words of a library that ends this one are passed on, too.
     Where there is no standard error or no other process, nothing is filtered.

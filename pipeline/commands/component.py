@@ -11,7 +11,7 @@ import sys
 from bert_tfx.pipeline.commands import options
 from bert_tfx.pipeline.commands.run import add_options
 from bert_tfx.pipeline.config import Config, make_config
-from bert_tfx.pipeline.console import Console, logged, quieten
+from bert_tfx.pipeline.console import Console, logged, quiet_workers, quieten
 from bert_tfx.pipeline.exit_codes import OF_A_RUN, ExitCode, explain
 from bert_tfx.pipeline.fingerprint import source_fingerprint
 from bert_tfx.pipeline.last_run import forget_last_run
@@ -104,7 +104,8 @@ def _run(arguments: argparse.Namespace) -> int:
                 f"there is no node {arguments.node!r}; the nodes are {', '.join(launcher.nodes)}"
             )
         print(f"run {launcher.run_id}")
-        node = launch_node(launcher, arguments.node, console)
+        with quiet_workers(config.beam.beam_runner, arguments.verbose):
+            node = launch_node(launcher, arguments.node, console)
         if node.name == REPORT_NODE:
             write_report(config.output_dir, run_id=launcher.run_id, config=config)
         held_back = node.name == MODEL_PUSHER and not launcher.has_pushed(node)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bert_tfx.components.model_pusher.version_folder import State, VersionFolder
 from bert_tfx.pipeline.beam_engine import BeamEngine
 from bert_tfx.pipeline.commands import options
-from bert_tfx.pipeline.console import Console, logged, quieten
+from bert_tfx.pipeline.console import Console, logged, quiet_workers, quieten
 from bert_tfx.pipeline.exit_codes import ExitCode, explain
 from bert_tfx.schema.errors import InputError
 from bert_tfx.serving import DEFAULT_MODEL
@@ -193,19 +193,20 @@ def _run_without_server(arguments: argparse.Namespace) -> int:
         from bert_tfx.components.exported_model import read_exported_model
         from bert_tfx.pipeline.batch_prediction import predict_file
 
-        written = predict_file(
-            read_exported_model(path),
-            version,
-            os.path.expanduser(arguments.input),
-            os.path.expanduser(arguments.output),
-            beam_args=engine.arguments(),
-            backend=backend,
-            text_a=arguments.text_a,
-            text_b=arguments.text_b,
-            has_header=not arguments.no_header,
-            max_rejects=arguments.max_rejects,
-            progress=_Progress(),
-        )
+        with quiet_workers(engine.beam_runner, verbose=False):
+            written = predict_file(
+                read_exported_model(path),
+                version,
+                os.path.expanduser(arguments.input),
+                os.path.expanduser(arguments.output),
+                beam_args=engine.arguments(),
+                backend=backend,
+                text_a=arguments.text_a,
+                text_b=arguments.text_b,
+                has_header=not arguments.no_header,
+                max_rejects=arguments.max_rejects,
+                progress=_Progress(),
+            )
     _tell(written, arguments.output)
     return 0
 

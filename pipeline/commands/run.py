@@ -15,7 +15,7 @@ from bert_tfx.components.promotion_gate.limits import GATE_METRICS
 from bert_tfx.modeling.compression_settings import INT8
 from bert_tfx.pipeline.commands import options
 from bert_tfx.pipeline.config import Config, make_config
-from bert_tfx.pipeline.console import Console, logged, quieten
+from bert_tfx.pipeline.console import Console, logged, quiet_workers, quieten
 from bert_tfx.pipeline.exit_codes import OF_A_RUN, ExitCode, explain
 from bert_tfx.pipeline.faults import exit_code_of, fault_sentence
 from bert_tfx.pipeline.last_run import (
@@ -311,7 +311,8 @@ def _run(
             # Before anything is trained.
             check_products()
         begun = True
-        runs = local_runner.run(config, outcome.run, before_node=interrupt.check)
+        with quiet_workers(config.beam.beam_runner, verbose):
+            runs = local_runner.run(config, outcome.run, before_node=interrupt.check)
         summary = summarize(config, runs)
         page = write_report(config.output_dir, run_id=outcome.run, config=config)
         print(summary.text)

@@ -189,9 +189,10 @@ def test_what_stands_in_padding_changes_nothing():
     wider = {name: np.pad(value, ((0, 0), (0, 7))) for name, value in inputs.items()}
     wider["token_ids"] = np.where(wider["padding_mask"] == 1, wider["token_ids"], 49)
     before, after = encoder(inputs), encoder(wider)
+    # Rows of another length are added up in another order: 2.4e-6 at values of 2 was seen.
     for ours, theirs in zip(before["hidden_states"], after["hidden_states"], strict=True):
         np.testing.assert_allclose(
-            np.asarray(ours)[mask == 1], np.asarray(theirs)[:, :9][mask == 1], rtol=0, atol=2e-6
+            np.asarray(ours)[mask == 1], np.asarray(theirs)[:, :9][mask == 1], rtol=0, atol=5e-6
         )
     np.testing.assert_allclose(before["pooled_output"], after["pooled_output"], rtol=0, atol=2e-6)
 

@@ -181,13 +181,16 @@ def results(*processes):
     try:
         found = []
         for process in processes:
-            stdout, stderr = process.communicate(timeout=120)
+            # Less than pytest allows, which would not end them.
+            stdout, stderr = process.communicate(timeout=500)
             assert process.returncode == 0, stderr[-3000:]
             found.append(json.loads(stdout.strip().splitlines()[-1]))
         return found
     finally:
         for process in processes:
-            process.kill()
+            # And closes the pipes, too.
+            with process:
+                process.kill()
 
 
 def free_ports(count):

@@ -1,6 +1,8 @@
 import dataclasses
 import importlib.metadata
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -132,6 +134,38 @@ def test_workers_on_this_machine():
     assert (direct.direct_running_mode, direct.direct_num_workers) == ("in_memory", 1)
     direct = options(engine("multi_processing").arguments(), "DirectOptions")
     assert (direct.direct_running_mode, direct.direct_num_workers) == ("multi_processing", 0)
+
+
+COUNT = """
+from bert_tfx.pipeline.beam_engine import BeamEngine
+from bert_tfx.pipeline.console import quiet_workers, quieten
+
+def counted(number):
+    import tensorflow as tf
+    return number + int(tf.constant(1))
+
+if __name__ == "__main__":
+    quieten(verbose=False)
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.testing.util import assert_that, equal_to
+
+    flags = [*BeamEngine("multi_processing").arguments(), "--direct_num_workers=2"]
+    with (
+        quiet_workers("multi_processing", verbose=False),
+        beam.Pipeline(options=PipelineOptions(flags)) as pipeline,
+    ):
+        counts = pipeline | beam.Create([1, 2, 3, 4]) | beam.Reshuffle() | beam.Map(counted)
+        assert_that(counts, equal_to([2, 3, 4, 5]))
+"""
+
+
+def test_worker_processes_are_as_quiet_as_the_command(tmp_path):
+    (tmp_path / "count.py").write_text(COUNT)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "count.py")], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -289,7 +323,7 @@ def test_dataflow_makes_a_job_of_workers_with_our_image():
     assert workers.urn == "beam:env:docker:v1"
     docker = beam_runner_api_pb2.DockerPayload.FromString(workers.payload)
     assert f"docker={docker.container_image}" == NEEDED["dataflow"]["beam_environment"]
-    # Neither Beam nor this program's main module is staged: the image has all that is needed.
+    # Neither Beam nor this program's main module is staged: the image has all that is needed. Where
+    # pip is installed, Beam adds a list of what else is.
     staged = [str(artifact) for artifact in workers.dependencies]
-    assert len(staged) == 1
-    assert "submission_environment_dependencies.txt" in staged[0]
+    assert all("submission_environment_dependencies.txt" in artifact for artifact in staged)
