@@ -1,9 +1,9 @@
 # The pipeline, its server and a Beam worker as images; docs/container.md tells how to use them.
 # A tag can be moved. For a build that can be repeated name the digest, too:
-#   --build-arg PYTHON_IMAGE=python:3.10.19-slim-bookworm@sha256:...
-ARG PYTHON_IMAGE=python:3.10.19-slim-bookworm
-# The release of apache-beam in requirements/run.txt.
-ARG BEAM_VERSION=2.74.0
+#   --build-arg PYTHON_IMAGE=python:3.13.16-slim-trixie@sha256:...
+ARG PYTHON_IMAGE=python:3.13.16-slim-trixie
+# The release of apache-beam in requirements/modern/run.txt.
+ARG BEAM_VERSION=2.75.0
 
 FROM ${PYTHON_IMAGE} AS builder
 # A package index other than PyPI. Of this stage nothing but the environment goes on.
@@ -12,22 +12,18 @@ ARG UV_DEFAULT_INDEX
 # Compiled here, because the user of the image may not write there: TFX would take twice as long
 # to import, every time.
 ENV UV_COMPILE_BYTECODE=1 UV_HTTP_TIMEOUT=300 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
-# pyfarmhash, a dependency of TensorFlow Model Analysis, comes as source. Debian keeps no older release
-# of the compiler that could be named.
-# hadolint ignore=DL3008
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ \
-    && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
 COPY requirements/uv.txt requirements/
 RUN pip install --no-cache-dir --require-hashes -r requirements/uv.txt \
     && uv venv --no-project /opt/bert-tfx
-COPY requirements/run.txt requirements/
+COPY requirements/modern/run.txt requirements/modern/
+# rouge-score comes as source, of Python alone; setuptools, which builds it, is the lock's as well.
 RUN --mount=type=cache,target=/root/.cache/uv \
-    uv pip install --python /opt/bert-tfx/bin/python --require-hashes -r requirements/run.txt \
-    --build-constraints requirements/run.txt
+    uv pip sync --python /opt/bert-tfx/bin/python --require-hashes requirements/modern/run.txt \
+    --build-constraints requirements/modern/run.txt
 COPY . .
-RUN uv build --quiet --wheel --out-dir /wheel --require-hashes --build-constraints requirements/run.txt \
+RUN uv build --quiet --wheel --out-dir /wheel --require-hashes \
+    --build-constraints requirements/modern/run.txt \
     && uv pip install --python /opt/bert-tfx/bin/python --no-deps --no-cache /wheel/*.whl
 
 FROM ${PYTHON_IMAGE} AS pipeline
@@ -38,7 +34,7 @@ LABEL org.opencontainers.image.title="bert-tfx" \
     org.opencontainers.image.revision="${REVISION}" \
     org.opencontainers.image.licenses="Apache-2.0"
 # A number, so that Kubernetes' runAsNonRoot can tell that it is not root's.
-RUN pip uninstall --yes --quiet --root-user-action=ignore setuptools wheel pip \
+RUN pip uninstall --yes --quiet --root-user-action=ignore pip \
     && groupadd --gid 10001 bert-tfx \
     && useradd --uid 10001 --gid 10001 --create-home bert-tfx \
     && install --directory --owner 10001 --group 10001 /work
@@ -65,7 +61,7 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["pyt
 ENTRYPOINT ["bert-tfx", "serve", "--host", "0.0.0.0", "--rest-port", "8501"]
 CMD ["--model", "/models/model"]
 
-FROM apache/beam_python3.10_sdk:${BEAM_VERSION} AS beam-sdk
+FROM apache/beam_python3.13_sdk:${BEAM_VERSION} AS beam-sdk
 
 FROM pipeline AS beam-worker
 COPY --from=beam-sdk /opt/apache/beam/boot /opt/apache/beam/boot

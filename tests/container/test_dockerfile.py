@@ -67,8 +67,8 @@ def built(file: str, target: str | None) -> Stage:
     return stage
 
 
-def locked(name: str, lock: str = "run.txt") -> str:
-    text = (ROOT / "requirements" / lock).read_text(encoding="utf-8")
+def locked(name: str) -> str:
+    text = (ROOT / "requirements" / "modern" / "run.txt").read_text(encoding="utf-8")
     return re.search(rf"^{name}==([^\s;]+)", text, re.MULTILINE)[1]
 
 
@@ -128,7 +128,7 @@ def test_every_installation_is_locked(file):
     for stage in stages(file):
         for name, text in stage.steps:
             if name == "RUN":
-                for command in re.findall(r"pip install[^&]*", text):
+                for command in re.findall(r"pip (?:install|sync)[^&]*", text):
                     assert "--require-hashes" in command or "--no-deps" in command, command
 
 
@@ -141,7 +141,9 @@ def test_an_image_takes_no_source_and_no_builder_along(file, target):
 
 def test_versions_agree():
     bases = {stage.name: stage.base for stage in stages("Dockerfile")}
-    python = (ROOT / ".python-version").read_text(encoding="utf-8").strip()
+    set_up = (ROOT / "requirements" / "set-up").read_text(encoding="utf-8")
+    # The best of the releases that the stack runs on.
+    python = re.search(r'RELEASES=\(\[modern\]="([\d.]+)', set_up)[1]
     assert bases["pipeline"].startswith(f"python:{python}.")
     assert bases["beam-sdk"] == f"apache/beam_python{python}_sdk:{locked('apache-beam')}"
     assert stages("Dockerfile.client")[0].base == bases["pipeline"]
@@ -157,9 +159,10 @@ def test_versions_agree():
     ours = [service["image"] for service in services.values() if "build" in service]
     assert len(ours) == 3
     assert all(image.endswith(f":{release}") for image in ours)
-    for readme in ("README.md", "README.zh-CN.md"):
-        named = re.findall(r"tensorflow/serving:([\d.]+)", (ROOT / readme).read_text("utf-8"))
-        assert set(named) <= {serving}
+    for page in ("README.md", "README.zh-CN.md", "docs/container.md"):
+        named = re.findall(r"tensorflow/serving:([\d.]+)", (ROOT / page).read_text("utf-8"))
+        assert set(named) == {serving}, page
+    assert f"`{bases['pipeline']}`" in (ROOT / "docs" / "container.md").read_text("utf-8")
 
 
 def test_client_lock_holds_no_tensorflow():
@@ -170,7 +173,7 @@ def test_client_lock_holds_no_tensorflow():
 
 def test_the_package_enters_a_build():
     named = ("setup.py", "pyproject.toml", "LICENSE")
-    locks = ("requirements/uv.txt", "requirements/run.txt", "requirements/client.txt")
+    locks = [f"requirements/{name}.txt" for name in ("uv", "modern/run", "client")]
     for name in (*named, *locks):
         assert (ROOT / name).is_file()
         assert let_in(name), name
@@ -194,8 +197,9 @@ def test_what_is_copied_from_the_source_enters(file):
     [
         *(".git/config", ".venv/bin/python", ".env", ".ci/run", "build/sample/metadata.sqlite"),
         *("data/train.tsv", "tests/conftest.py", "docs/tasks.md", "README.md", "Dockerfile"),
-        *("requirements/dev.txt", "dist/bert_tfx-0.1.0.tar.gz", "bert_tfx.egg-info/PKG-INFO"),
-        *("schema/__pycache__/rows.cpython-310.pyc", "pipeline/.secret", "key.pem", "id_rsa"),
+        *("requirements/modern/dev.txt", "requirements/classic/run.txt", "requirements/set-up"),
+        *("dist/bert_tfx-0.1.0.tar.gz", "bert_tfx.egg-info/PKG-INFO"),
+        *("schema/__pycache__/rows.cpython-313.pyc", "pipeline/.secret", "key.pem", "id_rsa"),
         *("other/schema/rows.py", "serving_model/1/saved_model.pb"),
     ],
 )

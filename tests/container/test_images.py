@@ -1,7 +1,8 @@
 """The images, built and run by podman on stand-ins for the base images, which need no registry.
 
-A base image is a small Debian (debootstrap) with the Python that runs these tests; that of Beam
-holds a worker pool in place of Beam's own program. What else is fetched comes from Debian and PyPI.
+A base image is a small Debian (debootstrap) with `python` and `pip` in /usr/local, as the image has
+that it stands in for; they are a virtual environment of Debian's Python. That of Beam holds a
+worker pool in place of Beam's own program. What else is fetched comes from Debian and PyPI.
 The variables `DEBIAN_MIRROR`, `PIP_INDEX_URL`, `UV_DEFAULT_INDEX` and `SSL_CERT_FILE` count where
 they are set; `BERT_TFX_CONTAINERS` names a folder that is kept, so that a further run is short.
 """
@@ -13,7 +14,6 @@ import re
 import resource
 import shutil
 import subprocess
-import sys
 import time
 import uuid
 
@@ -21,9 +21,12 @@ import pytest
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+PYTHON, SUITE = re.search(
+    r"^ARG PYTHON_IMAGE=python:(\d+\.\d+)\.\d+-slim-(\w+)", DOCKERFILE, re.M
+).groups()
 TOOLS = ("buildah", "podman", "runc", "debootstrap")
-PACKAGES = "ca-certificates,libbz2-1.0,libexpat1,libffi8,liblzma5,libncursesw6,libreadline8"
-PACKAGES += ",libsqlite3-0,libssl3,libuuid1,netbase,tzdata,zlib1g"
+PACKAGES = "ca-certificates,netbase,python3-venv,tzdata"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 POOL = """#!/bin/sh
 exec python -m apache_beam.runners.worker.worker_pool_main --service_port=50000
@@ -122,13 +125,10 @@ def engine(tmp_path_factory):
 
 def bases() -> dict[str, str]:
     """Returns the base images that the Dockerfile names, by what they are."""
-    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    python = re.search("^ARG PYTHON_IMAGE=(.+)", text, re.MULTILINE)[1]
-    beam = re.search("^ARG BEAM_VERSION=(.+)", text, re.MULTILINE)[1]
-    return {
-        "python": f"docker.io/library/{python}",
-        "beam": f"docker.io/apache/beam_python3.10_sdk:{beam}",
-    }
+    python = re.search("^ARG PYTHON_IMAGE=(.+)", DOCKERFILE, re.MULTILINE)[1]
+    beam = re.search("^ARG BEAM_VERSION=(.+)", DOCKERFILE, re.MULTILINE)[1]
+    image = re.search(r"^FROM (apache/\w+\.\w+):", DOCKERFILE, re.MULTILINE)[1]
+    return {"python": f"docker.io/library/{python}", "beam": f"docker.io/{image}:{beam}"}
 
 
 @pytest.fixture(scope="module")
@@ -165,20 +165,10 @@ def commit(engine: Engine, root: pathlib.Path, name: str, *settings: str) -> Non
 def make_debian_with_python(root: pathlib.Path) -> None:
     mirror = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
     debootstrap = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}"]
-    subprocess.run([*debootstrap, "bookworm", root, mirror], check=True, stdout=subprocess.DEVNULL)
-    prefix, local = pathlib.Path(sys.base_prefix), root / "usr" / "local"
-    release = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    ignored = shutil.ignore_patterns("site-packages", "test", "__pycache__")
-    shutil.copytree(prefix / "lib" / release, local / "lib" / release, ignore=ignored)
-    shutil.copytree(prefix / "include" / release, local / "include" / release)
-    for library in (prefix / "lib").glob("libpython3*"):
-        shutil.copy(library, local / "lib")
-    shutil.copy(prefix / "bin" / release, local / "bin")
-    for link in ("python3", "python"):
-        (local / "bin" / link).symlink_to(release)
-    subprocess.run(["chroot", root, "ldconfig"], check=True)
-    pip = ["chroot", root, "python", "-m", "ensurepip", "--default-pip"]
-    subprocess.run(pip, check=True, capture_output=True)
+    subprocess.run([*debootstrap, SUITE, root, mirror], check=True, stdout=subprocess.DEVNULL)
+    # Debian's own Python lets pip install into virtual environments alone.
+    venv = ["chroot", root, f"python{PYTHON}", "-m", "venv", "/usr/local"]
+    subprocess.run(venv, check=True, capture_output=True)
     for folder in ("var/cache/apt/archives", "var/lib/apt/lists"):
         shutil.rmtree(root / folder)
 
@@ -218,7 +208,8 @@ def test_context_holds_the_package_alone(engine, tmp_path):
     folder = pathlib.Path(engine.podman("image", "mount", "context").strip())
     try:
         top = {path.name for path in folder.iterdir()}
-        requirements = {path.name for path in (folder / "requirements").iterdir()}
+        locks = folder / "requirements"
+        requirements = {str(path.relative_to(locks)) for path in locks.rglob("*") if path.is_file()}
         odd = [
             path for path in folder.rglob("*") if path.name.startswith(".") or path.suffix == ".pyc"
         ]
@@ -226,7 +217,7 @@ def test_context_holds_the_package_alone(engine, tmp_path):
         engine.podman("image", "unmount", "context")
     rooms = {"schema", "modeling", "components", "serving", "pipeline", "sample"}
     assert top == rooms | {"LICENSE", "pyproject.toml", "setup.py", "requirements"}
-    assert requirements == {"client.txt", "run.txt", "uv.txt"}
+    assert requirements == {"client.txt", "modern/run.txt", "uv.txt"}
     assert not odd
 
 
@@ -247,7 +238,7 @@ def test_image_holds_no_tools_and_no_root(engine, images, name):
     assert said.split() == [
         "10001",
         "10001",
-        "/opt/bert-tfx/lib/python3.10/site-packages/bert_tfx/serving/__init__.py",
+        f"/opt/bert-tfx/lib/python{PYTHON}/site-packages/bert_tfx/serving/__init__.py",
     ]
     (settings,) = json.loads(engine.podman("image", "inspect", images[name]))
     assert settings["Config"]["User"] == "10001:10001"

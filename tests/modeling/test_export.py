@@ -1,6 +1,8 @@
+import dataclasses
 import functools
 import hashlib
 import json
+import pathlib
 import shutil
 
 import keras
@@ -9,13 +11,15 @@ import pytest
 import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 from bert_tfx.modeling import export
 from bert_tfx.modeling.bert import BertEncoder
 from bert_tfx.modeling.classifier import TextClassifier
+from bert_tfx.modeling.compression_settings import BFLOAT16_COMPUTE, INT8
 from bert_tfx.modeling.trained_model import TrainedModel
-from bert_tfx.modeling.weight_storage import STORAGES, rounded
+from bert_tfx.modeling.weight_storage import FLOAT32, STORAGES, rounded
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TASKS
 
@@ -474,3 +478,33 @@ def test_ops_are_those_that_tf_serving_links(exported, tmp_path):
     )
     tf.saved_model.save(module, str(tmp_path / "python"))
     assert export.served_ops(str(tmp_path / "python"))["other"] == {"PyFunc"}
+
+
+@pytest.mark.parametrize("storage", [FLOAT32, INT8, BFLOAT16_COMPUTE])
+def test_servers_since_2_16_know_the_graph(storage, model, exported, tmp_path):
+    # A release of TF Serving is built with the TensorFlow of its own number.
+    table = pathlib.Path(__file__).parents[1] / "testdata" / "tensorflow_2_16_ops.json"
+    known = json.loads(table.read_text(encoding="utf-8"))
+    folder = exported
+    if storage != FLOAT32:
+        folder = tmp_path / "1"
+        export.save_for_serving(dataclasses.replace(model, storage=storage), str(folder))
+    saved_model = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    (meta_graph,) = saved_model.meta_graphs
+    graph = meta_graph.graph_def
+    assert graph.versions.min_consumer <= known["graph_def_version"]
+    assert not graph.versions.bad_consumers
+
+    functions = {function.signature.name for function in graph.library.function}
+    in_functions = (node for function in graph.library.function for node in function.node_def)
+    unknown = set()
+    for node in (*graph.node, *in_functions):
+        if node.op in functions:
+            continue
+        attributes = {name for name in node.attr if not name.startswith("_")}
+        if node.op not in known["ops"]:
+            unknown.add(node.op)
+        elif odd := attributes - set(known["ops"][node.op]):
+            unknown.add(f"{node.op}: {', '.join(sorted(odd))}")
+    # An op that TensorFlow 2.16 has after all: testdata/make_tensorflow_ops.py adds it.
+    assert not unknown
