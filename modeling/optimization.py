@@ -121,6 +121,8 @@ def adamw(
         AdamW with beta 0.9 and 0.999 and epsilon 1e-6.
     """
     optimizer = LayerwiseAdamW(
+        # Part of its variables' names in a saved state; Keras would number it.
+        name="adamw",
         learning_rate=WarmupLinearDecay(learning_rate, warmup_steps, total_steps),
         weight_decay=weight_decay,
         beta_1=0.9,
