@@ -33,7 +33,8 @@ _END_SECONDS = 1.0
 
 def quieten_import() -> None:
     """Has standard error filtered while TensorFlow is imported, if that is still to come."""
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+    known = any(isinstance(finder, _Finder) for finder in sys.meta_path)
+    if not known and "tensorflow" not in sys.modules:
         sys.meta_path.insert(0, _Finder())
 
 

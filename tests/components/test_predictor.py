@@ -14,6 +14,7 @@ from bert_tfx.components.data_gate.component import DataGateReport
 from bert_tfx.components.predictor.executor import Executor
 from bert_tfx.components.predictor.predictions import read_examples, read_predictions
 from bert_tfx.schema.errors import InputError
+from bert_tfx.serving import int8_products
 
 BEAM_ARGS = ["--runner=FnApiRunner", "--direct_running_mode=in_memory"]
 
@@ -119,3 +120,12 @@ def test_models_of_other_texts_are_not_compared(
     with pytest.raises(InputError, match="the last blessed model has the texts text_a, text_b"):
         predict(write_examples(tmp_path / "examples", rows), models[0], pairs)
     assert not (tmp_path / "predictions").exists()
+
+
+def test_a_worker_that_cannot_compute_a_model_says_so(
+    tmp_path, rows, model_artifact, write_examples, predict, monkeypatch
+):
+    monkeypatch.setattr(int8_products, "_are_computed", lambda: False)
+    narrow = model_artifact(tmp_path / "narrow", storage="int8")
+    with pytest.raises(InputError, match="TensorFlow cannot multiply in 8 bits here"):
+        predict(write_examples(tmp_path / "examples", rows), narrow)

@@ -13,6 +13,7 @@ from bert_tfx.modeling.trained_model import load_trained_model
 from bert_tfx.modeling.vocab_file import read_vocabulary
 from bert_tfx.schema.labelled_texts import read_split
 from bert_tfx.schema.tasks import TASKS, resolve_layout
+from bert_tfx.serving import int8_products
 
 
 @pytest.fixture
@@ -188,6 +189,14 @@ def test_mistake_is_told_and_nothing_is_written(bert_tfx, place, arguments, mess
     done = bert_tfx(*TOY, "--output", "small", *arguments).check(2)
     assert message in done.stderr
     assert sorted(place.rglob("*")) == before
+
+
+def test_int8_is_refused_at_once_where_it_is_not_computed(bert_tfx, place, monkeypatch):
+    monkeypatch.setattr(int8_products, "_are_computed", lambda: False)
+    monkeypatch.setattr(trained_model, "load_trained_model", None)
+    done = bert_tfx(*TOY, "--output", "small", "--int8").check(2)
+    assert "TensorFlow cannot multiply in 8 bits here, as oneDNN is off: set TF_" in done.stderr
+    assert not (place / "small").exists()
 
 
 def test_full_disk_leaves_nothing(bert_tfx, place, monkeypatch):

@@ -4,6 +4,7 @@ import signal
 import pytest
 
 from bert_tfx.pipeline.commands.run import _Interrupt
+from bert_tfx.serving import int8_products
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -27,3 +28,13 @@ def test_an_interrupt_that_was_swallowed_is_raised_again():
             pass
         with pytest.raises(KeyboardInterrupt):
             interrupt.check()
+
+
+def test_int8_is_refused_before_the_first_node_where_it_is_not_computed(
+    bert_tfx, glue_dir, vocab_file, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(int8_products, "_are_computed", lambda: False)
+    place = ("--data", glue_dir, "--vocab", vocab_file, "--output", tmp_path / "output")
+    done = bert_tfx("run", "--task", "sst2", *place, "--compress", '[{"store": "int8"}]').check(2)
+    assert "TensorFlow cannot multiply in 8 bits here, as oneDNN is off: set TF_" in done.stderr
+    assert "TsvExampleGen" not in done.stdout
