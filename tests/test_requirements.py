@@ -16,7 +16,9 @@ def pins(name: str) -> dict[str, set[str]]:
     """Each package's releases: a lock for several Python releases may have more than one."""
     text = (REQUIREMENTS / name).read_text(encoding="utf-8")
     found: dict[str, set[str]] = {}
-    for package, version in re.findall(r"^([\w.-]+)(?:\[[\w,-]+\])?==([^\s;]+)", text, re.MULTILINE):
+    for package, version in re.findall(
+        r"^([\w.-]+)(?:\[[\w,-]+\])?==([^\s;]+)", text, re.MULTILINE
+    ):
         found.setdefault(package, set()).add(version)
     return found
 

@@ -21,7 +21,7 @@ TOOLS = (
     *("mkdir", "paste", "rm", "sed", "sha256sum", "sort", "touch", "uniq"),
 )
 
-# Does what the script needs of uv, and nothing else. UV_ANSWER is what `uv python install` comes to.
+# Does what the script needs of uv. UV_ANSWER is what `uv python install` comes to.
 UV = """
     echo "$*" >>"$PROJECT/asked"
     case "$1 ${2:-}" in
@@ -33,9 +33,9 @@ UV = """
         cp "$2" "$folder/bin/python"
         ;;
       "python install")
-        [ "$UV_PYTHON_DOWNLOADS" = manual ] || { echo "error: downloads are forbidden" >&2; exit 1; }
+        [ "$UV_PYTHON_DOWNLOADS" = manual ] || { echo "error: it is forbidden" >&2; exit 1; }
         [ "$UV_ANSWER" = installed ] && exit
-        printf 'error: Failed to install\\n  cause: Request failed\\n  cause: %s\\n' "$UV_ANSWER" >&2
+        printf 'error: Failed to install\\n  cause: in vain\\n  cause: %s\\n' "$UV_ANSWER" >&2
         exit 1
         ;;
       "python find") echo "$PROJECT/standalone" ;;
@@ -163,11 +163,21 @@ def refused(done: subprocess.CompletedProcess) -> str:
 @pytest.mark.parametrize(
     ("glibc", "releases", "stack", "said"),
     [
-        ("2.41", ["3.10", "3.12", "3.13"], "modern", "as glibc is 2.41; Python 3.13.5 at {path}/python3.13"),
-        ("2.39", ["3.10", "3.12"], "modern", "as glibc is 2.39; Python 3.12.5 at {path}/python3.12"),
+        (
+            "2.41",
+            ["3.10", "3.12", "3.13"],
+            "modern",
+            "as glibc is 2.41; Python 3.13.5 at {path}/python3.13",
+        ),
+        (
+            "2.39",
+            ["3.10", "3.12"],
+            "modern",
+            "as glibc is 2.39; Python 3.12.5 at {path}/python3.12",
+        ),
         (
             *("2.36", ["3.10", "3.12", "3.13"], "classic"),
-            "as glibc 2.36 is older than the 2.39 that TFX 1.21 needs; Python 3.10.5 at {path}/python3.10",
+            "older than the 2.39 that TFX 1.21 needs; Python 3.10.5 at {path}/python3.10",
         ),
     ],
 )
@@ -207,9 +217,21 @@ def test_stack_and_interpreter_can_be_named(machine, tmp_path):
     [
         ("2.36", {"STACK": "modern"}, "STACK=modern cannot be: glibc 2.36 is older than the 2.39"),
         ("2.41", {"STACK": "newest"}, "STACK is 'newest'; expected modern or classic"),
-        ("2.36", {"PYTHON": "python3.13"}, "Python 3.13; the stack classic (TFX 1.16) runs on 3.10"),
-        ("2.41", {"PYTHON": "python3.11"}, "Python 3.11; the stack modern (TFX 1.21) runs on 3.13 or"),
-        ("2.41", {"PYTHON": "python3.13", "STACK": "classic"}, "chosen as STACK=classic asks for it"),
+        (
+            "2.36",
+            {"PYTHON": "python3.13"},
+            "Python 3.13; the stack classic (TFX 1.16) runs on 3.10",
+        ),
+        (
+            "2.41",
+            {"PYTHON": "python3.11"},
+            "Python 3.11; the stack modern (TFX 1.21) runs on 3.13",
+        ),
+        (
+            "2.41",
+            {"PYTHON": "python3.13", "STACK": "classic"},
+            "chosen as STACK=classic asks",
+        ),
         ("2.41", {"PYTHON": "python3.10", "STACK": "modern"}, "STACK=modern cannot be: PYTHON is"),
         ("2.41", {"PYTHON": "python9"}, "PYTHON=python9 does not run: python9: command not found"),
     ],
@@ -238,7 +260,7 @@ def test_uv_installs_an_interpreter_where_there_is_none(machine):
     done = machine.set_up()
     assert machine.synced(done) == ["requirements/modern/run.txt .venv"]
     first, second, *_ = done.stdout.splitlines()
-    assert first.startswith("set-up: there is no python3.13, no python3.12 on PATH; uv is asked for")
+    assert first.startswith("set-up: there is no python3.13 and no python3.12 on PATH; uv")
     assert f"Python 3.13.5 at {machine.project}/standalone" in second
     assert "python install --no-bin 3.13" in done.asked
 
@@ -254,7 +276,7 @@ def test_no_interpreter_and_no_network(machine):
 
 def test_no_interpreter_is_downloaded_where_that_is_forbidden(machine):
     done = machine.set_up(UV_PYTHON_DOWNLOADS="never")
-    assert "set-up: downloads are forbidden" in refused(done)
+    assert "set-up: it is forbidden" in refused(done)
 
 
 @pytest.mark.parametrize("compiler", [True, False])
@@ -269,7 +291,7 @@ def test_classic_needs_a_compiler_and_headers(machine, compiler, headers):
     if compiler and headers:
         assert "standalone" not in done.stdout
     elif compiler:
-        assert "lacks the headers of Python (apt install python3.10-dev); uv is asked" in done.stdout
+        assert "lacks the headers of Python (apt install python3.10-dev); uv" in done.stdout
         assert f"Python 3.10.5 at {machine.project}/standalone" in done.stdout
     else:
         # A standalone Python brings its headers along, and no compiler.
