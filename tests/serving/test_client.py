@@ -435,14 +435,14 @@ def test_a_request_may_have_less_time_than_the_call(server, make):
 def test_the_deadline_holds_for_all_batches_together(server, make):
     server.delay = 0.1
     texts = [str(number) for number in range(50)]
-    with make(server.target, timeout=0.5, batch_size=1, in_flight=1) as client:
+    with make(server.target, timeout=1.0, batch_size=1, in_flight=1) as client:
         start = time.monotonic()
         with pytest.raises(errors.DeadlineExceeded):
             client.predict(texts)
-        assert time.monotonic() - start < 1.5
-        assert 2 <= len(server.requests) <= 6
+        assert time.monotonic() - start < 2.5
+        assert 2 <= len(server.requests) <= 11
         # In a stream each request has the time for itself.
-        assert len(list(client.stream(texts[:10]))) == 10
+        assert len(list(client.stream(texts[:15]))) == 15
 
 
 def test_no_try_begins_after_the_deadline(server, make):
