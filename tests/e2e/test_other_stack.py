@@ -1,7 +1,7 @@
 """An output folder that was begun on one stack goes on on the other.
 
-HANDED_ON names a folder that both stacks see: `.ci/run` makes it. Where it is empty a run is begun in
-it, else that run is gone on from.
+HANDED_ON names a folder that both stacks see: `.ci/run` makes it. Where it is empty a run is begun
+in it, else that run is gone on from.
 """
 
 import json
@@ -22,9 +22,8 @@ pytestmark = [
 ]
 
 OPTIONS = {
-    **{"task": "sst2", "data": "data", "output": "output", "size": "tiny", "max_length": 16},
-    **{"batch_size": 16, "epochs": 4, "learning_rate": 2e-3, "min_accuracy": 0.8},
-    **{"max_regression": 1, "warm_start": True},
+    **{"task": "sst2", "size": "tiny", "max_length": 16, "batch_size": 16, "epochs": 4},
+    **{"learning_rate": 2e-3, "min_accuracy": 0.8, "max_regression": 1, "warm_start": True},
 }
 
 
@@ -47,7 +46,7 @@ def done(run, reviews, folder, begun):
     for name, count, seed in (("train", 300, 1 if begun is None else 4), ("dev", 80, 2)):
         rows = "".join(f"{text}\t{label}\n" for label, text in reviews(count, seed=seed))
         (folder / "data" / f"{name}.tsv").write_text(f"sentence\tlabel\n{rows}")
-    (folder / "run.json").write_text(json.dumps(OPTIONS))
+    (folder / "run.json").write_text(json.dumps({**OPTIONS, "data": str(folder / "data")}))
     found = run(folder / "output", "--config", folder / "run.json").check(0)
     accuracy = re.search(r"^Evaluation +accuracy ([\d.]+)", found.stdout, re.MULTILINE)[1]
     if begun is None:
