@@ -174,7 +174,7 @@ def test_more_padding_changes_nothing():
     before, after = encoder(inputs), encoder(wider)
     for ours, theirs in zip(before["hidden_states"], after["hidden_states"], strict=True):
         np.testing.assert_allclose(
-            np.asarray(ours)[mask == 1], np.asarray(theirs)[:, :9][mask == 1], rtol=0, atol=2e-6
+            np.asarray(ours)[mask == 1], np.asarray(theirs)[:, :9][mask == 1], rtol=0, atol=5e-6
         )
 
 

@@ -704,7 +704,8 @@ def test_async_client_and_joined_batches(served):
     assert asyncio.run(ask()) == list(range(100))
     rows, count = (after - earlier for after, earlier in zip(batches(served), before, strict=True))
     assert rows == 101
-    assert count <= 12
+    # Not 101: how many gather depends on how busy the machine is.
+    assert count <= 50
 
 
 def batches(served) -> tuple[float, float]:
