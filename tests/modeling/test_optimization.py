@@ -28,7 +28,7 @@ def test_schedule_survives_serialization():
 
 
 def make_layers():
-    dense = keras.layers.Dense(3)
+    dense = keras.layers.Dense(3, kernel_initializer=keras.initializers.RandomNormal(seed=1))
     dense.build((None, 3))
     norm = keras.layers.LayerNormalization()
     norm.build((None, 3))
@@ -155,6 +155,35 @@ def test_factors_scale_the_whole_update(factors):
     # The bias does not decay.
     expected = reference_steps(2.0, gradients, of_bias, weight_decay=0.0)
     assert np.allclose(bias, expected, rtol=1e-5)
+
+
+def learn(optimizer, variables):
+    """Fifty steps on made-up gradients; the norms of some are above 1, of others below."""
+    optimizer.build(variables)
+    rng = np.random.default_rng(1)
+    for k in range(50):
+        size = 0.01 if k % 2 else 1.0
+        gradients = [rng.normal(0, size, v.shape).astype(np.float32) for v in variables]
+        optimizer.apply([keras.ops.convert_to_tensor(g) for g in gradients], variables)
+    return [np.asarray(variable) for variable in variables]
+
+
+def test_one_kernel_computes_what_keras_computes_by_elements():
+    schedule = optimization.WarmupLinearDecay(1e-3, 5, 60)
+    elementwise = keras.optimizers.AdamW(
+        learning_rate=schedule, weight_decay=0.01, epsilon=1e-6, global_clipnorm=1.0
+    )
+    elementwise.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
+    fused = optimization.adamw(
+        learning_rate=1e-3, warmup_steps=5, total_steps=60, weight_decay=0.01, clip_norm=1.0
+    )
+    expected, learned = (
+        learn(optimizer, [v for layer in make_layers() for v in layer.trainable_variables])
+        for optimizer in (elementwise, fused)
+    )
+    for one, other in zip(learned, expected, strict=True):
+        assert np.abs(other).max() > 1e-3
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
 
 
 def test_optimizer_survives_serialization():
