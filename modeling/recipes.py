@@ -333,8 +333,9 @@ RECIPES: Mapping[str, Recipe] = {
     "seed-chnsenticorp": Recipe(learning_rate=3e-5),
     "seed-lcqmc": Recipe(learning_rate=3e-5),
     "seed-sst2": Recipe(learning_rate=4e-5),
-    # New weights of size tiny on the embedded sample: over 0.9 in about a minute on two cores.
-    "sample": Recipe(learning_rate=1e-3, epochs=5),
+    # New weights of size tiny on the embedded sample: over 0.9 in about a minute on two cores. At
+    # 1e-3 one training in some falls to one answer for all rows and stays there.
+    "sample": Recipe(learning_rate=5e-4, epochs=5),
 }
 
 TASK_RECIPES: Mapping[str, str] = {
