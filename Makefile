@@ -13,7 +13,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: run test test-modern e2e-real reference test-jax airflow-demo test-airflow test-kubeflow images test-images lint format lock bench clean help
+.PHONY: run test test-all test-modern e2e-real reference test-jax airflow-demo test-airflow test-kubeflow images test-images lint format lock bench clean help
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export STACK PYTHON
@@ -33,12 +33,16 @@ run:  ## run the pipeline on the embedded sample, into OUTPUT (build/sample)
 	echo "The pushed model, served and asked over gRPC: bert-tfx predict --model $(OUTPUT)/serving \"$(ASKED)\""
 	$(BIN)/bert-tfx predict --model "$(OUTPUT)/serving" "$(ASKED)"
 
-test:  ## run the tests; PYTEST_ARGS="-k vocabulary -x" is passed on
+test:  ## run the tests but the slow ones; PYTEST_ARGS="-k vocabulary -x" is passed on
+	@$(SET_UP) dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not real and not slow" $(PYTEST_ARGS)
+
+test-all:  ## run the slow tests, too
 	@$(SET_UP) dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
-test-modern:  ## run the tests on the modern stack in a Debian 13, where this system is older (needs root)
-	@.ci/in-debian-13 make test PYTEST_ARGS="$(PYTEST_ARGS)"
+test-modern:  ## run all tests on the modern stack in a Debian 13, where this system is older (needs root)
+	@.ci/in-debian-13 make test-all PYTEST_ARGS="$(PYTEST_ARGS)"
 
 e2e-real:  ## the heavy proofs, most on real datasets (../shared), many minutes
 	@$(SET_UP) dev

@@ -170,6 +170,7 @@ def failed(report: dict) -> list[str]:
     return sorted({check["name"] for check in report["checks"] if not check["passed"]})
 
 
+@pytest.mark.slow
 def test_the_last_accepted_run_is_what_the_next_is_compared_with(tmp_path, vocab_file):
     runs = Runs(tmp_path, vocab_file)
     # The names and numbers in the texts are no words of the vocabulary.

@@ -830,6 +830,7 @@ def test_files_that_are_gone_when_the_server_is_asked_are_told(serving, execute,
     assert pushed_versions(str(serving)) == []
 
 
+@pytest.mark.slow
 def test_local_server_is_asked_over_tls(tmp_path, serving, execute, certificates, start):
     """A model that is one, on the server that comes with the project."""
     from bert_tfx.modeling import export

@@ -126,6 +126,7 @@ def test_limits_of_size_and_memory(model, predicted, gate):
     assert "where 0.1 MB are allowed" in found["verdict"]
 
 
+@pytest.mark.slow
 def test_a_slower_model_is_named_with_its_times(tmp_path, model, predicted, gate, monkeypatch):
     VersionFolder(str(tmp_path / "serving")).push(
         f"{model.uri}/Format-Serving", Origin(model_uri=model.uri)
@@ -147,6 +148,7 @@ def test_a_slower_model_is_named_with_its_times(tmp_path, model, predicted, gate
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("storage", "tolerance"), [("bfloat16_compute", 0.02), ("int8", 0.05)])
 def test_a_model_in_few_bits_may_round_otherwise_than_it_was_evaluated(
     tmp_path, model_artifact, predicted, gate, storage, tolerance

@@ -17,7 +17,7 @@ from bert_tfx.pipeline.faults import FAULT_FILE
 from bert_tfx.pipeline.last_run import LAST_RUN_FILE
 
 # Two cores that others use as well may take long.
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 FRAMEWORKS = r"\b(tensorflow|keras|apache_beam|tfx|numpy|ml_metadata|grpc)\b"
 TINY = ("--size", "tiny", "--max-length", 16, "--max-steps", 1, "--learning-rate", 1e-6)

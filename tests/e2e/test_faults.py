@@ -3,7 +3,7 @@
 import pytest
 
 # Two cores that others use as well may take long.
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 GOOD_ROW = b"good\ta lovely room\tweb\n"
 BAD_ROW = b"bad\tan awful meal\tmail\n"

@@ -16,7 +16,7 @@ import time
 import pytest
 
 # Two cores that others use as well may take long.
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 # They look anew each time.

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-pytestmark = [pytest.mark.e2e, pytest.mark.real, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(1800)]
 
 _PATH = pathlib.Path(__file__).parents[1] / "pipeline" / "metadata_server.py"
 _SPEC = importlib.util.spec_from_file_location("metadata_server", _PATH)

@@ -18,7 +18,7 @@ from ml_metadata.proto import metadata_store_pb2
 from bert_tfx.components.promotion_gate.executor import DECISION_FILE
 
 # Fifty processes that each import TFX: minutes for what test_component.py has seconds for.
-pytestmark = [pytest.mark.e2e, pytest.mark.real, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(1800)]
 
 RESOLVERS = {"AcceptedData", "AcceptedTokens", "Baseline"}
 KILLED = "Trainer"

@@ -1,6 +1,7 @@
 """An output folder that was begun on one stack goes on on the other.
 
-HANDED_ON names a folder that both stacks see. Where it is empty a run is begun in it, else that run is gone on from.
+HANDED_ON names a folder that both stacks see. Where it is empty a run is begun in it, else that run
+is gone on from.
 """
 
 import json
@@ -13,7 +14,6 @@ import pytest
 HANDED_ON = os.environ.get("HANDED_ON")
 
 pytestmark = [
-    pytest.mark.e2e,
     pytest.mark.timeout(1200),
     pytest.mark.skipif(not HANDED_ON, reason="HANDED_ON names no folder that both stacks see"),
 ]

@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 # Two cores that others use as well may take long.
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.timeout(1200)
 
 INGESTION = ["ImportSchemaGen", "TsvExampleGen", "StatisticsGen", "ExampleValidator", "DataGate"]
 TOKENS = ["Transform", "TokenStatistics", "TokenGate"]
@@ -119,6 +119,7 @@ def test_first_run_leaves_no_training_state_and_writes_no_complaint(first, outpu
     assert first.stderr == ""
 
 
+@pytest.mark.slow
 def test_pushed_model_answers_by_both_signatures_alike(ask, restored, output):
     (version,) = restored.versions
     texts = ["a lovely room", "the meal was awful", "story", "words, that nobody 见过 before"]
@@ -134,6 +135,7 @@ def test_same_command_takes_everything_from_the_cache(first, again):
     assert accuracy(again.stdout) == accuracy(first.stdout)
 
 
+@pytest.mark.slow
 def test_deleted_model_is_pushed_again(again, restored):
     assert restored.components == ALL_CACHED | {"ModelPusher": "done", "Report": "done"}
     (version,) = restored.versions
@@ -141,10 +143,12 @@ def test_deleted_model_is_pushed_again(again, restored):
     assert restored.artifacts["Model"] == 1
 
 
+@pytest.mark.slow
 def test_another_recipe_trains_anew_on_the_same_tokens(bad):
     assert bad.components == ALL_CACHED | dict.fromkeys(MODEL, "done")
 
 
+@pytest.mark.slow
 def test_bad_model_is_not_pushed(restored, bad, first):
     assert bad.versions == restored.versions
     assert "Promotion   Not promoted: accuracy " in bad.stdout
@@ -153,10 +157,12 @@ def test_bad_model_is_not_pushed(restored, bad, first):
     assert baseline_accuracy(bad.stdout) == accuracy(first.stdout) > accuracy(bad.stdout)
 
 
+@pytest.mark.slow
 def test_edited_source_makes_the_cache_void_from_there_on(edited):
     assert edited.components == ALL_DONE | dict.fromkeys(INGESTION, "cached")
 
 
+@pytest.mark.slow
 def test_next_good_model_is_held_against_the_last_good_one(first, bad, edited):
     assert baseline_accuracy(edited.stdout) == accuracy(first.stdout) != accuracy(bad.stdout)
     assert edited.versions[0] == bad.versions[0]

@@ -9,7 +9,7 @@ import re
 import pytest
 import tensorflow as tf
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 DISTILL = {
     "student_layers": 1,

@@ -20,7 +20,7 @@ from bert_tfx.pipeline.kubeflow_runner import (
 
 # Dozens of processes that each import TFX.
 pytestmark = [
-    pytest.mark.e2e,
+    pytest.mark.slow,
     pytest.mark.real,
     pytest.mark.timeout(3600),
     # Of Kubeflow's SDK, which announces the end of what it uses itself.

@@ -336,6 +336,7 @@ def test_step_reports_what_it_minimizes_and_keras_own_is_the_same():
     assert_equal(weights(teacher), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"pieces": 3}, {"gradient_checkpointing": True}])
 def test_pieces_and_checkpoints_give_the_step_of_the_whole(options):
     what = teaching(make_model(seed=4, num_layers=1), **ALL)
@@ -394,6 +395,7 @@ def divergence(model, teacher):
     return float(np.mean(losses.soft_target_loss(targets, model(batch), 1.0)))
 
 
+@pytest.mark.slow
 def test_soft_targets_bring_a_student_nearer_to_its_teacher(teacher, tmp_path):
     before = weights(teacher)
     apart = {}
@@ -525,6 +527,7 @@ def uninterrupted(teacher, tmp_path_factory):
 
 
 # Of two stages the first has 8 steps and an epoch's end: 9 saves.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "at_save"),
     [("together", 5), ("stages", 4), ("stages", 15)],

@@ -208,6 +208,7 @@ def alone(tmp_path_factory):
     return result
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(alone, tmp_path):
     """Also when both are stopped in the second epoch and go on from the shared state."""
     workers = [f"localhost:{port}" for port in free_ports(2)]
@@ -242,6 +243,7 @@ def test_two_devices_take_the_steps_of_one(alone, tmp_path):
     assert result["chief"]
 
 
+@pytest.mark.slow
 def test_two_devices_take_the_steps_of_one_student(tmp_path):
     alone, both = results(
         start(TAUGHT + REPORT, "none", tmp_path / "alone"),
@@ -251,12 +253,14 @@ def test_two_devices_take_the_steps_of_one_student(tmp_path):
     assert np.allclose(both["losses"], alone["losses"], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_devices_go_on_as_students(tmp_path):
     """Killed in the second stage: the first one has 17 saves."""
     (result,) = results(start(TAUGHT + RESUME, "mirrored", tmp_path, replicas=2, dropout=0.1))
     assert result["equal"] and result["same_losses"]
 
 
+@pytest.mark.slow
 def test_two_devices_go_on_as_if_never_stopped(tmp_path):
     (result,) = results(
         start(

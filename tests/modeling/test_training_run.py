@@ -164,6 +164,7 @@ def test_tensorboard_reads_the_logs(first):
     assert [*shown["learning_rate"].values()] == pytest.approx(rates, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_seeds_are_compared_and_the_best_is_kept(make_run, tmp_path):
     both = train(make_run(num_seeds=2, learning_rate=1e-2), tmp_path / "both")
     told = history(tmp_path / "both")
@@ -277,6 +278,7 @@ def whole(tmp_path_factory, vocab_file, first):
 
 
 # A seed takes 6 steps and 2 epochs: 8 saves.
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_seeds", "kill_at_save"), [(1, 2), (1, 8), (2, 4), (2, 11)])
 def test_killed_training_goes_on(make_run, tmp_path, monkeypatch, whole, num_seeds, kill_at_save):
     monkeypatch.setattr(training_state, "_SECONDS_BETWEEN_SAVES", 0.0)

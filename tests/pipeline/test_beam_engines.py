@@ -160,6 +160,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_worker_processes_are_as_quiet_as_the_command(tmp_path):
     (tmp_path / "count.py").write_text(COUNT)
     done = subprocess.run(

@@ -255,7 +255,7 @@ def test_grpc_server_that_wants_tls(tmp_path, tls):
             open_store(Address(url))
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_nodes_and_commands_over_grpc(tmp_path, command, glue_dir):
     output = tmp_path / "output"

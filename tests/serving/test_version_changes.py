@@ -13,6 +13,7 @@ version_changes = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(version_changes)
 
 
+@pytest.mark.slow
 def test_no_request_fails_and_no_answer_is_wrong_while_versions_change(tmp_path):
     report = version_changes.prove_changes(tmp_path, requests=300, clients=32)
     assert "2 version changes" in report

@@ -46,6 +46,7 @@ def table(stdout):
     return {line[0]: line[1:] for line in lines if len(line) == 3}
 
 
+@pytest.mark.slow
 def test_everything_at_once_is_a_model_that_the_others_take(bert_tfx, place):
     done = bert_tfx(
         *TOY,

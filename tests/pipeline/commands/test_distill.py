@@ -50,6 +50,7 @@ def test_student_stands_beside_its_teacher(bert_tfx, place):
     assert re.search(r"^ +the teacher  the student$", done.stdout, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_exported_teacher_of_several_stands_in_the_table(bert_tfx, place):
     """The others are not measured."""
     save_for_serving(load_trained_model("toy"), "served")
