@@ -119,6 +119,7 @@ def test_no_row_to_ask_for_is_no_pass(model, gate):
     assert "there is no eval row" in gate(model, [])["verdict"]
 
 
+@pytest.mark.slow
 def test_limits_of_size_and_memory(model, predicted, gate):
     found = gate(model, predicted, max_model_mb=0.1, max_server_mb=1.0)
     assert "the exported model has" in found["verdict"]

@@ -151,6 +151,7 @@ def test_a_bad_student_goes_on_for_the_report(gate, models):
     assert model.get_string_custom_property(VARIANT_NAME) == "student"
 
 
+@pytest.mark.slow
 def test_size_is_of_the_export_and_the_head_is_shown_beside(gate, models):
     before = standard_artifacts.Model()
     before.uri = models[1].uri

@@ -162,6 +162,7 @@ def test_recovery_asks_about_rows_that_it_sees(model, tmp_path, caplog):
     assert any(line.startswith("recovery: 2 steps on 64 train rows") for line in caplog.messages)
 
 
+@pytest.mark.slow
 def test_recovery_goes_on_where_it_was_stopped(model, tmp_path, monkeypatch):
     whole = compress(model, RECOVERY, TRAIN, EVAL, work_dir=str(tmp_path / "whole"))
     stopped = str(tmp_path / "stopped")

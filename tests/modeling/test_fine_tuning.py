@@ -120,6 +120,7 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS)
 def test_goes_on_with_every_option(tmp_path, monkeypatch, options):
     recipe = dataclasses.replace(RECIPE, epochs=2, **options)
@@ -353,6 +354,7 @@ def test_one_seed_is_a_fine_tuning(uninterrupted, tmp_path):
     assert result.mean == uninterrupted[0].best_accuracy
 
 
+@pytest.mark.slow
 def test_several_seeds_go_on_at_the_right_one(tmp_path, monkeypatch):
     recipe = dataclasses.replace(RECIPE, max_steps=6, num_seeds=3, metric="loss")
     expected = seeds(recipe, tmp_path / "whole")

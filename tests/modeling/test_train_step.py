@@ -120,7 +120,13 @@ def test_clipping_sees_the_gradient_of_a_token_as_one():
     assert norm == pytest.approx(1e-3, rel=1e-3)
 
 
-@pytest.mark.parametrize("encoder_class", [BertEncoder, DistilBertEncoder, AlbertEncoder])
+@pytest.mark.parametrize(
+    "encoder_class",
+    [
+        BertEncoder,
+        *(pytest.param(c, marks=pytest.mark.slow) for c in (DistilBertEncoder, AlbertEncoder)),
+    ],
+)
 def test_gradient_checkpointing_changes_nothing(encoder_class):
     """Dropout draws the same numbers in both passes, and as without it.
 

@@ -78,7 +78,10 @@ def size_of_weights(folder):
     return os.path.getsize(os.path.join(folder, "variables", "variables.data-00000-of-00001"))
 
 
-@pytest.mark.parametrize(("storage", "near"), [("float16", 1e-3), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize(
+    ("storage", "near"),
+    [("float16", 1e-3), pytest.param("bfloat16", 2e-2, marks=pytest.mark.slow)],
+)
 def test_export_is_half_as_large_and_answers_as_the_rounded_model(
     model, plain, tmp_path, storage, near
 ):

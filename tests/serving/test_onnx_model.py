@@ -92,6 +92,7 @@ def test_what_onnx_runtime_says_is_told(models, monkeypatch):
     assert caught.value.code is grpc.StatusCode.INTERNAL
 
 
+@pytest.mark.slow
 def test_pairs(tmp_path, export_model):
     path = str(export_model(tmp_path / "1", "lcqmc", storage="int8"))
     inputs = {"text_a": column(TEXTS), "text_b": column(TEXTS[::-1])}

@@ -66,6 +66,7 @@ def test_the_graph_alone_has_all_it_needs(single, direct):
     model.close()
 
 
+@pytest.mark.slow
 def test_pairs(tmp_path, vocab_file):
     model = SavedModel(exported(tmp_path / "1", vocab_file, "lcqmc"))
     assert model.warm_up(str(tmp_path / "1")) == 6

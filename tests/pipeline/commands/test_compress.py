@@ -120,6 +120,7 @@ def write_plump():
     dataclasses.replace(toy, classifier=classifier, vocab_file="vocab.txt").save("plump")
 
 
+@pytest.mark.slow
 def test_vocabulary_of_the_train_rows_answers_them_as_before(bert_tfx, place):
     write_plump()
     arguments = ("compress", "--save_dir", "plump", "--data", "glue", "--output", "small")
