@@ -67,7 +67,8 @@ def test_this_is_jax_without_tensorflow_and_the_projects_keras():
     assert keras.backend.backend() == "jax"
     assert importlib.util.find_spec("tensorflow") is None
     assert "tensorflow" not in sys.modules
-    lock = (ROOT / "requirements" / "run.txt").read_text(encoding="utf-8")
+    stack = (pathlib.Path(sys.prefix) / "stack").read_text(encoding="utf-8").strip()
+    lock = (ROOT / "requirements" / stack / "run.txt").read_text(encoding="utf-8")
     assert re.search(r"^keras==(\S+)", lock, re.MULTILINE)[1] == keras.__version__
 
 
