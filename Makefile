@@ -41,7 +41,7 @@ test-all:  ## run the slow tests, too
 	@$(SET_UP) dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
-test-modern:  ## run test on the modern stack in a Debian 13, where this system is older (needs root)
+test-modern:  ## make test on the modern stack in a Debian 13, where this system is older (needs root)
 	@.ci/in-debian-13 make test PYTEST_ARGS="$(PYTEST_ARGS)"
 
 e2e-real:  ## the heavy proofs, most on real datasets (../shared), many minutes
