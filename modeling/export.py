@@ -120,8 +120,6 @@ class ServedClassifier(tf.Module):
         self.transform = transform
         self._labels = list(labels)
         self._text_features = (TEXT_A, TEXT_B) if is_pair else (TEXT_A,)
-        # One function for both doors: the model is traced, and stands in the graph, once.
-        self._classify = tf.function(self._probabilities)
 
     def save(self, directory: str) -> None:
         """Writes the SavedModel with its signatures.
@@ -141,19 +139,6 @@ class ServedClassifier(tf.Module):
         Args:
             directory: Where the SavedModel goes.
         """
-        examples = tf.TensorSpec([None], tf.string, name="examples")
-        texts = {name: tf.TensorSpec([None], tf.string, name=name) for name in self._text_features}
-        signatures = {
-            SERVING_DEFAULT: tf.function(self._serve_examples).get_concrete_function(examples),
-            SERVE_TEXT: tf.function(lambda **texts: self._serve(texts)).get_concrete_function(
-                **texts
-            ),
-            SLICE_FEATURES: tf.function(self._slice_features).get_concrete_function(examples),
-        }
-        if isinstance(self._computation, Int8Computation):
-            signatures[TOKENIZE] = tf.function(
-                lambda **texts: self._tokenize(texts)
-            ).get_concrete_function(**texts)
         with tempfile.TemporaryDirectory() as folder:
             labels_file = os.path.join(folder, "labels.txt")
             config_file = os.path.join(folder, _CONFIG_ASSET)
@@ -164,61 +149,76 @@ class ServedClassifier(tf.Module):
             # Whoever has the SavedModel alone can tell what it is, and make it again.
             self.label_asset = tf.saved_model.Asset(labels_file)
             self.config_asset = tf.saved_model.Asset(config_file)
-            tf.saved_model.save(self, directory, signatures=signatures)
+            tf.saved_model.save(self, directory, signatures=self._signatures())
 
     def _weights(self) -> dict[str, keras.Variable]:
         return by_name(self.classifier.weights, self.classifier)
+
+    def _signatures(self) -> dict[str, Callable[..., Any]]:
+        """Makes what `save` says; tokenizer and model are traced, and stand in the graph, once."""
+        examples = tf.TensorSpec([None], tf.string, name="examples")
+        texts = {name: tf.TensorSpec([None], tf.string, name=name) for name in self._text_features}
+        features_of = _concrete(lambda **texts: self.transform(_checked(texts)), **texts)
+        ids = [name for name in (TOKEN_IDS, SEGMENT_IDS) if name in features_of.structured_outputs]
+        classify = _concrete(
+            self._probabilities, {name: features_of.structured_outputs[name] for name in ids}
+        )
+
+        def serve_text(**texts: tf.Tensor) -> dict[str, tf.Tensor]:
+            features = features_of(**texts)
+            probabilities = classify({name: features[name] for name in ids})
+            labels = tf.constant(self._labels)
+            return {
+                "probabilities": probabilities,
+                "label": tf.gather(labels, tf.argmax(probabilities, axis=1)),
+                "classes": tf.repeat(labels[None, :], tf.shape(probabilities)[0], axis=0),
+                TRUNCATED: features[NUM_TRUNCATED] > 0,
+            }
+
+        def tokenize(**texts: tf.Tensor) -> dict[str, tf.Tensor]:
+            features = features_of(**texts)
+            return {
+                **{name: tf.cast(features[name].to_tensor(), tf.int32) for name in ids},
+                NUM_TOKENS: features[TOKEN_IDS].row_lengths(),
+                TRUNCATED: features[NUM_TRUNCATED] > 0,
+            }
+
+        def slice_features(**texts: tf.Tensor) -> dict[str, tf.Tensor]:
+            features = features_of(**texts)
+            bucket = tf.searchsorted(
+                tf.constant(_BUCKET_BOUNDS, tf.int64), features[NUM_TOKENS], side="right"
+            )
+            return {
+                LENGTH_BUCKET: tf.gather(tf.constant(_BUCKET_NAMES), bucket),
+                TRUNCATED: tf.where(features[NUM_TRUNCATED] > 0, "yes", "no"),
+            }
+
+        serve = _concrete(serve_text, **texts)
+        signatures = {
+            SERVING_DEFAULT: _concrete(lambda examples: serve(**self._parse(examples)), examples),
+            SERVE_TEXT: serve,
+            SLICE_FEATURES: _concrete(
+                lambda examples: slice_features(**self._parse(examples)), examples
+            ),
+        }
+        if isinstance(self._computation, Int8Computation):
+            signatures[TOKENIZE] = _concrete(tokenize, **texts)
+        return signatures
 
     def _parse(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         spec = {name: tf.io.FixedLenFeature([], tf.string) for name in self._text_features}
         return tf.io.parse_example(examples, spec)
 
-    def _serve_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self._serve(self._parse(examples))
-
-    def _serve(self, texts: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        features = self.transform(_checked(texts))
-        probabilities = self._classify(features[TOKEN_IDS], features.get(SEGMENT_IDS))
-        labels = tf.constant(self._labels)
-        return {
-            "probabilities": probabilities,
-            "label": tf.gather(labels, tf.argmax(probabilities, axis=1)),
-            "classes": tf.repeat(labels[None, :], tf.shape(probabilities)[0], axis=0),
-            TRUNCATED: features[NUM_TRUNCATED] > 0,
-        }
-
-    def _tokenize(self, texts: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        features = self.transform(_checked(texts))
-        tokens = {name: features[name] for name in (TOKEN_IDS, SEGMENT_IDS) if name in features}
-        return {
-            **{name: tf.cast(ids.to_tensor(), tf.int32) for name, ids in tokens.items()},
-            NUM_TOKENS: features[TOKEN_IDS].row_lengths(),
-            TRUNCATED: features[NUM_TRUNCATED] > 0,
-        }
-
-    def _slice_features(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        features = self.transform(self._parse(examples))
-        bucket = tf.searchsorted(
-            tf.constant(_BUCKET_BOUNDS, tf.int64), features[NUM_TOKENS], side="right"
-        )
-        truncated = features[NUM_TRUNCATED] > 0
-        return {
-            LENGTH_BUCKET: tf.gather(tf.constant(_BUCKET_NAMES), bucket),
-            TRUNCATED: tf.where(truncated, "yes", "no"),
-        }
-
-    def _probabilities(
-        self, token_ids: tf.RaggedTensor, segment_ids: tf.RaggedTensor | None
-    ) -> tf.Tensor:
+    def _probabilities(self, features: Mapping[str, tf.RaggedTensor]) -> tf.Tensor:
         """Runs the classifier in micro-batches, the longest rows first.
 
         Args:
-            token_ids: int64 `[B, (T)]`.
-            segment_ids: The same shape, or None where all are 0.
+            features: `token_ids` and, unless all are 0, `segment_ids`, int64 `[B, (T)]`.
 
         Returns:
             float32 `[B, classes]`, in the order of the rows.
         """
+        token_ids, segment_ids = features[TOKEN_IDS], features.get(SEGMENT_IDS)
         weights = self._weights()
         scope = keras.StatelessScope(
             [(weights[name], widened.read()) for name, widened in self._widened.items()]
@@ -255,6 +255,11 @@ class ServedClassifier(tf.Module):
             parallel_iterations=1,
         )
         return tf.gather(sorted_probabilities, tf.argsort(order))
+
+
+def _concrete(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Traces a function for arguments of the given specs."""
+    return tf.function(function).get_concrete_function(*args, **kwargs)
 
 
 def _checked(texts: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:

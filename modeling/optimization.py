@@ -81,29 +81,45 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Lets a variable decay, then updates it, both at its own rate."""
         index = self._get_variable_index(variable)
-        rate = ops.cast(learning_rate, variable.dtype)
+        on_tensorflow = keras.backend.backend() == "tensorflow"
+        rate = learning_rate["lr"] if on_tensorflow else ops.cast(learning_rate, variable.dtype)
         if self.rate_factors is not None:
             rate = rate * self.rate_factors[index]
         if self.weight_decay and self._use_weight_decay(variable):
             self.assign_sub(variable, variable * (rate * self.weight_decay))
-        if keras.backend.backend() != "tensorflow":
+        if not on_tensorflow:
             super().update_step(gradient, variable, rate)
             return
         import tensorflow as tf
 
-        step = tf.cast(self.iterations.value + 1, variable.dtype)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._momentums[index].value.handle,
             v=self._velocities[index].value.handle,
-            beta1_power=self.beta_1**step,
-            beta2_power=self.beta_2**step,
-            lr=rate,
-            beta1=self.beta_1,
-            beta2=self.beta_2,
-            epsilon=self.epsilon,
-            grad=tf.cast(gradient, variable.dtype),
+            grad=gradient,
+            **learning_rate | {"lr": rate},
         )
+
+    def _backend_update_step(
+        self, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
+    ) -> None:
+        """Computes on TensorFlow once for all variables what the kernel is given for each."""
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            step = tf.cast(self.iterations.value + 1, tf.float32)
+            beta_1, beta_2, epsilon = tf.unstack(
+                tf.constant([self.beta_1, self.beta_2, self.epsilon])
+            )
+            learning_rate = {
+                "lr": tf.cast(learning_rate, tf.float32),
+                "beta1": beta_1,
+                "beta2": beta_2,
+                "beta1_power": beta_1**step,
+                "beta2_power": beta_2**step,
+                "epsilon": epsilon,
+            }
+        super()._backend_update_step(grads, trainable_variables, learning_rate)
 
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
         """Does nothing: `update_step` knows each variable's rate."""
