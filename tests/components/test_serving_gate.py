@@ -90,6 +90,7 @@ def test_a_sound_model_is_asked_and_blessed(tmp_path, model, predicted, gate):
     assert found["server_peak_bytes"] > 100_000_000
 
 
+@pytest.mark.slow
 def test_a_model_that_answers_otherwise_than_evaluated_is_not(model, predicted, gate):
     wrong = predicted[7] | {"candidate_probabilities": [0.5, 0.5]}
     found = gate(model, [*predicted[:7], wrong, *predicted[8:]])

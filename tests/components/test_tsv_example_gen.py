@@ -637,6 +637,7 @@ def test_in_a_pipeline_counts_are_recorded_and_a_second_run_is_cached(tmp_path):
         ("sst2", {"train": 67349, "eval": 872}),
     ],
 )
+@pytest.mark.slow
 def test_published_data_sets_lose_no_row(name, read, tmp_path):
     data = SHARED_DATA / name
     if not data.is_dir():

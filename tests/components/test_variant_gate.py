@@ -177,6 +177,7 @@ def test_variant_that_no_server_can_load_is_refused(gate, models, tmp_path):
     assert files_of(model) == files_of(models[1])
 
 
+@pytest.mark.slow
 def test_model_before_that_no_server_can_load_is_an_error(gate, models, tmp_path):
     broken = standard_artifacts.Model()
     broken.uri = str(tmp_path / "broken")

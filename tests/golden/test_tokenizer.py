@@ -128,7 +128,13 @@ def exported(graph, features, directory):
     return loaded.serve({name: tf.constant(values) for name, values in features.items()})
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "chinese",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in CASES if name != "chinese"),
+    ],
+)
 def test_ids_inside_tft_and_exported(name, tmp_path):
     rows = read("tokenizer", name)
     cls, sep = tokenizer(name).cls_id, tokenizer(name).sep_id
@@ -150,7 +156,7 @@ def test_ids_inside_tft_and_exported(name, tmp_path):
 @pytest.mark.parametrize(
     ("name", "max_lengths"),
     [
-        ("chinese", [64]),
+        pytest.param("chinese", [64], marks=pytest.mark.slow),
         *(pytest.param(name, LENGTHS, marks=pytest.mark.real) for name in CASES),
     ],
 )

@@ -237,6 +237,7 @@ def test_two_processes_take_the_steps_of_one(alone, tmp_path):
     assert second["reports"] == []
 
 
+@pytest.mark.slow
 def test_two_devices_take_the_steps_of_one(alone, tmp_path):
     (result,) = results(start(REPORT, "mirrored", tmp_path, replicas=2))
     assert np.allclose(result["losses"], alone["losses"], rtol=0, atol=2e-6)

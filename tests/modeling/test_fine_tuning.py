@@ -104,7 +104,10 @@ def kill_at_save(number, monkeypatch, work):
             work()
 
 
-@pytest.mark.parametrize("at_save", [1, 5, 25, 26, 60])
+@pytest.mark.parametrize(
+    "at_save",
+    [5, 26, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 25, 60))],
+)
 def test_goes_on_as_if_never_stopped(uninterrupted, tmp_path, monkeypatch, at_save):
     kill_at_save(at_save, monkeypatch, lambda: train(RECIPE, tmp_path))
     progress, resumed = train(RECIPE, tmp_path)

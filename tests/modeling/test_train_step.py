@@ -92,8 +92,17 @@ def test_step_reports_the_loss_it_minimizes():
     assert [step.learning_rate for step in taken] == pytest.approx([0.01, 0.009, 0.008])
 
 
-@pytest.mark.parametrize("pieces", [2, 3, 5])
-@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize(
+    ("pieces", "weights"),
+    [
+        (3, None),
+        (2, WEIGHTS),
+        pytest.param(2, None, marks=pytest.mark.slow),
+        pytest.param(3, WEIGHTS, marks=pytest.mark.slow),
+        pytest.param(5, None, marks=pytest.mark.slow),
+        pytest.param(5, WEIGHTS, marks=pytest.mark.slow),
+    ],
+)
 def test_pieces_give_the_step_of_the_whole(pieces, weights):
     """Five rows in two, three and five pieces, clipped; the weights differ from row to row."""
     loss = train_step.CrossEntropy(weights)

@@ -347,7 +347,9 @@ def test_a_warm_start_is_noted(make_run, base, tmp_path):
     assert train(make_run(), tmp_path / "cold").training["warm_start"] is None
 
 
-@pytest.mark.parametrize("shape", [("distilbert", 8), ("bert", 12)])
+@pytest.mark.parametrize(
+    "shape", [("distilbert", 8), pytest.param(("bert", 12), marks=pytest.mark.slow)]
+)
 def test_a_model_of_another_shape_is_not_gone_on_from(make_run, base, caplog, tmp_path, shape):
     model, max_length = shape
     run = make_run(model, base_model=base, max_length=max_length, epochs=1)
@@ -428,7 +430,7 @@ def test_a_student_is_trained_and_described(taught, first, tmp_path, caplog):
     assert first[1].training["distillation"] is None
 
 
-@pytest.mark.parametrize("model", ["bert", "distilbert"])
+@pytest.mark.parametrize("model", ["bert", pytest.param("distilbert", marks=pytest.mark.slow)])
 def test_a_student_of_new_weights_learns_from_several(taught, base, model, tmp_path):
     run = taught(model, settings={"student_layers": None}, epochs=1)
     run = dataclasses.replace(run, teachers=(*run.teachers, str(base)))

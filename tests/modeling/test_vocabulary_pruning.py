@@ -202,6 +202,7 @@ sub_words = st.text("abc", min_size=1, max_size=4)
     others=st.lists(texts, min_size=1, max_size=8),
     min_count=st.integers(1, 3),
 )
+@pytest.mark.slow
 def test_tokens_that_are_left_are_taken(
     roomy_model, tmp_path_factory, vocabulary, corpus, others, min_count
 ):

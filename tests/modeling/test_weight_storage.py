@@ -112,7 +112,10 @@ def test_export_is_half_as_large_and_answers_as_the_rounded_model(
 @pytest.mark.parametrize(
     # Of so small a model the rest, which stays, is a good part.
     ("storage", "size", "near"),
-    [("bfloat16_compute", 0.6, 0.02), ("int8", 0.45, 0.05)],
+    [
+        pytest.param("bfloat16_compute", 0.6, 0.02, marks=pytest.mark.slow),
+        ("int8", 0.45, 0.05),
+    ],
 )
 def test_export_that_computes_in_fewer_bits_is_near(model, plain, tmp_path, storage, size, near):
     narrow = dataclasses.replace(
@@ -150,6 +153,7 @@ def test_int8_export_says_what_its_onnx_file_is(model, tmp_path, monkeypatch):
         assert said == (sha256_of(str(file)) if installed else None)
 
 
+@pytest.mark.slow
 def test_two_models_in_a_process_keep_their_own_weights(model, tmp_path):
     folders = []
     for number in range(2):

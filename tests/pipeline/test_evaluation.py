@@ -188,7 +188,12 @@ def slices_of(labels: np.ndarray) -> dict[tuple, np.ndarray]:
     return slices
 
 
-CASES = [(2, True, CANDIDATE), (2, True, BASELINE), (2, False, None), (3, True, CANDIDATE)]
+CASES = [
+    (3, True, CANDIDATE),
+    (2, True, BASELINE),
+    pytest.param(2, True, CANDIDATE, marks=pytest.mark.slow),
+    pytest.param(2, False, None, marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize(("classes", "has_baseline", "model"), CASES)

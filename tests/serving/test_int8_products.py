@@ -44,8 +44,8 @@ def ask(path, backend, onednn):
     ("storage", "backend", "onednn"),
     [
         ("int8", "tensorflow", "1"),
-        ("int8", "onnx", "0"),
-        ("float32", "tensorflow", "0"),
+        pytest.param("int8", "onnx", "0", marks=pytest.mark.slow),
+        pytest.param("float32", "tensorflow", "0", marks=pytest.mark.slow),
     ],
 )
 def test_what_is_computed(paths, storage, backend, onednn):

@@ -66,7 +66,7 @@ print(len(names), seen)
 """
 
 
-@pytest.mark.parametrize("implementation", ["cpp", "python"])
+@pytest.mark.parametrize("implementation", ["cpp", pytest.param("python", marks=pytest.mark.slow)])
 def test_messages_are_the_official_ones_field_by_field(implementation):
     pytest.importorskip("tensorflow_serving", reason="the official messages are not installed")
     if implementation == "cpp":

@@ -254,6 +254,7 @@ def change(start_model_server, program, models, base) -> None:
     assert not server.process.is_running()
 
 
+@pytest.mark.slow
 def test_a_version_change(program, start_model_server, models, tmp_path):
     change(start_model_server, program, models, tmp_path)
 

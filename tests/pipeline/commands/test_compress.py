@@ -136,6 +136,7 @@ def test_vocabulary_of_the_train_rows_answers_them_as_before(bert_tfx, place):
     assert table(done.stdout)["the same answer as before"] == ["100.00%", "100.00%"]
 
 
+@pytest.mark.slow
 def test_corpus_chooses_the_tokens(bert_tfx, place):
     (place / "corpus.tsv").write_text("1\tgood good\n0\tgood bad\n")
     arguments = ("--prune-vocab", "--corpus", "corpus.tsv", "--min-count", 3)
