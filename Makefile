@@ -53,21 +53,20 @@ reference:  ## set up what e2e-real compares the models with (transformers)
 
 test-jax:  ## run the encoders under Keras' JAX backend, without TensorFlow
 	@$(SET_UP) jax
-	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest tests/reference/test_jax.py \
-	    tests/reference/test_training_step.py $(PYTEST_ARGS)
+	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest tests/reference/test_jax.py $(PYTEST_ARGS)
 
 airflow-demo:  ## run the sample under a real Airflow scheduler; ARGS="--database postgresql"
 	@$(SET_UP) run
 	$(SET_UP) airflow
-	$(BIN)/python -u -m bert_tfx.pipeline.airflow_demo --airflow .venv-airflow/bin/airflow $(ARGS)
+	$(BIN)/python -u tests/airflow/demo.py --airflow .venv-airflow/bin/airflow $(ARGS)
 
 test-airflow:  ## test the DAG file with Airflow installed
 	@$(SET_UP) airflow
-	.venv-airflow/bin/python -m pytest tests/pipeline/test_airflow_dag.py $(PYTEST_ARGS)
+	.venv-airflow/bin/python -m pytest tests/pipeline/orchestrators/test_airflow_dag.py $(PYTEST_ARGS)
 
 test-kubeflow:  ## test the pipeline for Kubeflow with its SDK installed
 	@$(SET_UP) kubeflow
-	.venv-kubeflow/bin/python -m pytest tests/pipeline/test_kubeflow_runner.py \
+	.venv-kubeflow/bin/python -m pytest tests/pipeline/orchestrators/kubeflow/test_compiler.py \
 	    tests/pipeline/commands/test_submit.py tests/kubeflow $(PYTEST_ARGS)
 
 images:  ## build the container images; ENGINE=podman for another engine

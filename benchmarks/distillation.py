@@ -249,12 +249,12 @@ class Bench:
 
         import keras
 
-        from bert_tfx.modeling.bert import BertEncoder
-        from bert_tfx.modeling.checkpoints import load_classifier
-        from bert_tfx.modeling.classifier import TextClassifier
-        from bert_tfx.modeling.distillation import student_from_teacher
-        from bert_tfx.modeling.recipes import Distillation
-        from bert_tfx.modeling.trained_model import load_trained_model
+        from bert_tfx.modeling.checkpoints.loading import load_classifier
+        from bert_tfx.modeling.distillation.settings import Distillation
+        from bert_tfx.modeling.distillation.students import student_from_teacher
+        from bert_tfx.modeling.encoders.bert import BertEncoder
+        from bert_tfx.modeling.encoders.classifier import TextClassifier
+        from bert_tfx.modeling.export.trained_model import load_trained_model
 
         teacher = load_trained_model(str(self.folder / _TEACHER))
         copies = Distillation(student_layers=self.plan.student["num_layers"])
@@ -274,11 +274,11 @@ class Bench:
         """Asks the models that were not asked yet all dev rows; times teacher and student."""
         import numpy as np
 
-        from bert_tfx.modeling.export import save_for_serving
-        from bert_tfx.modeling.fine_tuning import predict_rows
-        from bert_tfx.modeling.text_rows import rows_of_texts
-        from bert_tfx.modeling.train_step import predictor
-        from bert_tfx.modeling.trained_model import load_trained_model
+        from bert_tfx.modeling.export.saved_model import save_for_serving
+        from bert_tfx.modeling.export.trained_model import load_trained_model
+        from bert_tfx.modeling.text.text_rows import rows_of_texts
+        from bert_tfx.modeling.training.fine_tuning import predict_rows
+        from bert_tfx.modeling.training.train_step import predictor
         from bert_tfx.schema.labelled_texts import read_split
         from bert_tfx.schema.rows import normalize_text
         from bert_tfx.schema.tasks import EVAL, TRAIN, resolve_layout
@@ -435,7 +435,7 @@ def _times(
     """Times exports in turns, so that what else the machine does meets all of them alike."""
     import tensorflow as tf
 
-    from bert_tfx.modeling.export import SERVE_TEXT
+    from bert_tfx.modeling.export.saved_model import SERVE_TEXT
 
     models = {kind: tf.saved_model.load(str(folder)) for kind, folder in exports.items()}
     length = len(next(iter(texts.values())))

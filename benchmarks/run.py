@@ -13,12 +13,13 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 
 from bert_tfx import sample
-from bert_tfx.modeling import batching, optimization
-from bert_tfx.modeling.bert import BertEncoder
-from bert_tfx.modeling.classifier import TextClassifier
-from bert_tfx.modeling.sizes import BERT_SIZES
-from bert_tfx.modeling.tokenization import WordPieceTokenizer
-from bert_tfx.modeling.train_step import train_step
+from bert_tfx.modeling.encoders.bert import BertEncoder
+from bert_tfx.modeling.encoders.classifier import TextClassifier
+from bert_tfx.modeling.encoders.sizes import BERT_SIZES
+from bert_tfx.modeling.text import batching
+from bert_tfx.modeling.text.tokenization import WordPieceTokenizer
+from bert_tfx.modeling.training import optimization
+from bert_tfx.modeling.training.train_step import train_step
 
 _SAMPLE = pathlib.Path(sample.__file__).parent
 _MAX_LENGTH = 128

@@ -18,12 +18,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from bert_tfx.modeling.batching import Rows
-from bert_tfx.modeling.bert import BertEncoder
-from bert_tfx.modeling.classifier import TextClassifier
-from bert_tfx.modeling.fine_tuning import predict_rows
-from bert_tfx.modeling.sizes import BERT_SIZES
-from bert_tfx.modeling.train_step import predictor
+from bert_tfx.modeling.encoders.bert import BertEncoder
+from bert_tfx.modeling.encoders.classifier import TextClassifier
+from bert_tfx.modeling.encoders.sizes import BERT_SIZES
+from bert_tfx.modeling.text.batching import Rows
+from bert_tfx.modeling.training.fine_tuning import predict_rows
+from bert_tfx.modeling.training.train_step import predictor
 
 _BATCH = 32
 _Result = TypeVar("_Result")

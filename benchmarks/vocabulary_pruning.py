@@ -16,17 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from bert_tfx.modeling.batching import Rows
-from bert_tfx.modeling.bert import BertEncoder
-from bert_tfx.modeling.classifier import TextClassifier
-from bert_tfx.modeling.export import save_for_serving
-from bert_tfx.modeling.fine_tuning import predict_rows
-from bert_tfx.modeling.sizes import BERT_SIZES
-from bert_tfx.modeling.text_rows import rows_of_texts
-from bert_tfx.modeling.train_step import predictor
-from bert_tfx.modeling.trained_model import TrainedModel, load_trained_model
-from bert_tfx.modeling.vocab_file import read_vocabulary
-from bert_tfx.modeling.vocabulary_pruning import prune_vocabulary, touched_share
+from bert_tfx.modeling.compression.vocabulary_pruning import prune_vocabulary, touched_share
+from bert_tfx.modeling.encoders.bert import BertEncoder
+from bert_tfx.modeling.encoders.classifier import TextClassifier
+from bert_tfx.modeling.encoders.sizes import BERT_SIZES
+from bert_tfx.modeling.export.saved_model import save_for_serving
+from bert_tfx.modeling.export.trained_model import TrainedModel, load_trained_model
+from bert_tfx.modeling.text.batching import Rows
+from bert_tfx.modeling.text.text_rows import rows_of_texts
+from bert_tfx.modeling.text.vocab_file import read_vocabulary
+from bert_tfx.modeling.training.fine_tuning import predict_rows
+from bert_tfx.modeling.training.train_step import predictor
 from bert_tfx.schema.labelled_texts import LabelledTexts, read_split
 from bert_tfx.schema.rows import normalize_text
 from bert_tfx.schema.tasks import EVAL, TRAIN, resolve_layout

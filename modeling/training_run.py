@@ -11,19 +11,23 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from bert_tfx.modeling import distribution
-from bert_tfx.modeling.archives import sha256_of
-from bert_tfx.modeling.batching import Rows
-from bert_tfx.modeling.checkpoints import ENCODERS, architecture_of, load_classifier
-from bert_tfx.modeling.classifier import TextClassifier
-from bert_tfx.modeling.distillation import Teaching, load_teacher, student_from_teacher
-from bert_tfx.modeling.export import about_exported, load_exported_classifier, shapes_of
-from bert_tfx.modeling.fine_tuning import SeedsResult, fine_tune_seeds
-from bert_tfx.modeling.recipes import Distillation, Recipe
-from bert_tfx.modeling.sizes import SIZES
-from bert_tfx.modeling.teacher_files import find_teacher
-from bert_tfx.modeling.trained_model import TrainedModel
-from bert_tfx.modeling.vocab_file import read_vocabulary
+from bert_tfx.modeling.checkpoints.archives import sha256_of
+from bert_tfx.modeling.checkpoints.loading import ENCODERS, architecture_of, load_classifier
+from bert_tfx.modeling.distillation.distil import distilling
+from bert_tfx.modeling.distillation.learner import Teaching
+from bert_tfx.modeling.distillation.settings import Distillation
+from bert_tfx.modeling.distillation.students import load_teacher, student_from_teacher
+from bert_tfx.modeling.encoders.classifier import TextClassifier
+from bert_tfx.modeling.encoders.reshaping import reshaped
+from bert_tfx.modeling.encoders.sizes import SIZES
+from bert_tfx.modeling.export.saved_model import about_exported, load_exported_classifier, shapes_of
+from bert_tfx.modeling.export.teacher_files import find_teacher
+from bert_tfx.modeling.export.trained_model import TrainedModel
+from bert_tfx.modeling.text.batching import Rows
+from bert_tfx.modeling.text.vocab_file import read_vocabulary
+from bert_tfx.modeling.training import distribution
+from bert_tfx.modeling.training.fine_tuning import SeedsResult, fine_tune_seeds
+from bert_tfx.modeling.training.recipes import Recipe
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import Task
 
@@ -139,12 +143,12 @@ class TrainingRun:
         with distribution.scope(recipe):
             if self.pretrained is None:
                 model = self.model or "bert"
+                arguments: dict[str, Any] = {**SIZES[model][self.size], **dropouts}
                 encoder = ENCODERS[model](
                     vocab_size=vocab_size,
                     max_length=recipe.max_length,
                     dtype=recipe.precision,
-                    **SIZES[model][self.size],
-                    **dropouts,
+                    **arguments,
                 )
                 return TextClassifier(encoder, num_labels, recipe.dropout)
             if recipe.precision != "float32":
@@ -152,11 +156,11 @@ class TrainingRun:
             classifier = load_classifier(
                 self.pretrained, num_labels, head_dropout=recipe.dropout, **dropouts
             )
-        encoder = classifier.encoder
-        if vocab_size > encoder.vocab_size or recipe.max_length > encoder.max_length:
+        config = classifier.encoder.config
+        if vocab_size > config.vocab_size or recipe.max_length > config.max_length:
             raise InputError(
-                f"{self.pretrained}: has embeddings for {encoder.vocab_size:,} tokens and "
-                f"{encoder.max_length} positions; this run has {vocab_size:,} tokens in its "
+                f"{self.pretrained}: has embeddings for {config.vocab_size:,} tokens and "
+                f"{config.max_length} positions; this run has {vocab_size:,} tokens in its "
                 f"vocabulary and rows of up to {recipe.max_length} tokens"
             )
         return classifier
@@ -227,7 +231,7 @@ class TrainingRun:
             self.recipe,
             state_dir=state_dir,
             on_metrics=write_summary,
-            teaching=teaching,
+            train=None if teaching is None else distilling(teaching),
         )
         for writer in writers.values():
             writer.close()
@@ -260,8 +264,8 @@ class TrainingRun:
                 )
         if teaching.settings.student_layers is None:
             return origin
-        teacher = teaching.teachers[0].encoder
-        layers = teaching.settings.teacher_layers(student.encoder.num_layers, teacher.num_layers)
+        ours, theirs = student.encoder.config, teaching.teachers[0].encoder.config
+        layers = teaching.settings.teacher_layers(ours.num_layers, theirs.num_layers)
         name = architecture_of(student.encoder)
         return f"{name} from layers {', '.join(map(str, layers))} of {self.teachers[0]}"
 
@@ -269,15 +273,7 @@ class TrainingRun:
         """Returns a float32 classifier of this process alone, as it is evaluated and served."""
         if self.recipe.precision == "float32" and self.recipe.distribution == "none":
             return classifier
-        encoder = classifier.encoder
-        plain = TextClassifier(
-            type(encoder)(**{**encoder.get_config(), "dtype": "float32"}),
-            classifier.num_labels,
-            classifier.dropout_rate,
-        )
-        for ours, theirs in zip(plain.weights, classifier.weights, strict=True):
-            ours.assign(keras.ops.convert_to_numpy(theirs))
-        return plain
+        return reshaped(classifier, {"dtype": "float32"})
 
     @property
     def _has_size(self) -> bool:

@@ -27,8 +27,13 @@ from bert_tfx.pipeline.commands import (
     train,
     versions,
 )
-from bert_tfx.pipeline.exit_codes import ExitCode
-from bert_tfx.pipeline.faults import exit_code_of, fault_sentence, keep_trace, missing_package
+from bert_tfx.pipeline.process.exit_codes import ExitCode
+from bert_tfx.pipeline.process.faults import (
+    exit_code_of,
+    fault_sentence,
+    keep_trace,
+    missing_package,
+)
 
 _COMMANDS = (
     *(run, component, compile, submit, runs, report, train, test, export, convert, presets),

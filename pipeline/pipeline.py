@@ -34,21 +34,21 @@ from bert_tfx.components.token_gate.component import TokenGate, TokenGateReport
 from bert_tfx.components.token_gate.executor import statistics_options
 from bert_tfx.components.tsv_example_gen.component import TsvExampleGen
 from bert_tfx.components.variant_gate.component import VariantGate
-from bert_tfx.modeling.checkpoint_files import find_checkpoint
-from bert_tfx.modeling.recipes import Distillation
-from bert_tfx.pipeline.beam_engine import BeamEngine
-from bert_tfx.pipeline.config import Config
+from bert_tfx.modeling.checkpoints.files import find_checkpoint
+from bert_tfx.modeling.distillation.settings import Distillation
+from bert_tfx.pipeline.configuration.beam_engine import BeamEngine
+from bert_tfx.pipeline.configuration.config import Config
+from bert_tfx.pipeline.configuration.variants import ANSWERS, CONTROL, STUDENT, TEACHER
 from bert_tfx.pipeline.evaluation import eval_config
-from bert_tfx.pipeline.fingerprint import file_fingerprint, source_fingerprint
-from bert_tfx.pipeline.metadata_store import connection_config
-from bert_tfx.pipeline.run_report import config_json, report_fingerprint
-from bert_tfx.pipeline.variants import ANSWERS, CONTROL, STUDENT, TEACHER
+from bert_tfx.pipeline.metadata.store import connection_config
+from bert_tfx.pipeline.process.fingerprint import file_fingerprint, source_fingerprint
+from bert_tfx.pipeline.reporting.run_report import config_json, report_fingerprint
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import EVAL, TRAIN
 from bert_tfx.schema.tfdv_schema import write_task_schema
 
-_PREPROCESSING = "bert_tfx.modeling.preprocessing"
-_TRAINING = "bert_tfx.modeling.training"
+_PREPROCESSING = "bert_tfx.modeling.tfx.preprocessing"
+_TRAINING = "bert_tfx.modeling.tfx.trainer"
 _TSV_EXAMPLE_GEN = "bert_tfx.components.tsv_example_gen.executor"
 _DATA_GATE = "bert_tfx.components.data_gate.executor"
 _TOKEN_GATE = "bert_tfx.components.token_gate.executor"
@@ -58,8 +58,8 @@ _SERVING_GATE = "bert_tfx.components.serving_gate.executor"
 _VARIANT_GATE = "bert_tfx.components.variant_gate.executor"
 _COMPRESSOR = "bert_tfx.components.compressor.executor"
 _TEACHER_ANSWERS = "bert_tfx.components.teacher_answers.executor"
-_ANSWERING = "bert_tfx.modeling.teacher_answers"
-_COMPRESSING = "bert_tfx.modeling.compressing"
+_ANSWERING = "bert_tfx.modeling.tfx.teacher_answers"
+_COMPRESSING = "bert_tfx.modeling.tfx.compressor"
 
 
 def create_pipeline(

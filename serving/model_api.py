@@ -515,7 +515,7 @@ def _specs(tensors: Mapping[str, Any]) -> dict[str, TensorSpec]:
 
 
 def _read_outputs(outputs: Mapping[str, Any], rows: int, version: int) -> list[Prediction]:
-    """Reads the outputs of `serve_text`: what `bert_tfx.modeling.export` declares.
+    """Reads the outputs of `serve_text`: what `bert_tfx.modeling.export.saved_model` declares.
 
     Raises:
         ValueError: If one is missing, or of another type or shape, or makes no sense.

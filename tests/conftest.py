@@ -121,10 +121,10 @@ def export_model(vocab_file) -> Callable[..., pathlib.Path]:
         # Here, so that tests that do without need not wait for the frameworks.
         import keras
 
-        from bert_tfx.modeling import export
-        from bert_tfx.modeling.bert import BertEncoder
-        from bert_tfx.modeling.classifier import TextClassifier
-        from bert_tfx.modeling.trained_model import TrainedModel
+        from bert_tfx.modeling.encoders.bert import BertEncoder
+        from bert_tfx.modeling.encoders.classifier import TextClassifier
+        from bert_tfx.modeling.export import saved_model
+        from bert_tfx.modeling.export.trained_model import TrainedModel
         from bert_tfx.schema.tasks import TASKS
 
         keras.utils.set_random_seed(seed)
@@ -147,7 +147,7 @@ def export_model(vocab_file) -> Callable[..., pathlib.Path]:
             training={},
             storage=storage,
         )
-        export.save_for_serving(model, str(folder))
+        saved_model.save_for_serving(model, str(folder))
         return folder
 
     return export_model

@@ -21,15 +21,34 @@ ARROWS = {
     "pipeline": {"schema", "sample", "modeling", "serving", "components"},
 }
 
-TFX = {"tfx", "tfx_bsl", "tensorflow_transform"}
-# BERT can be read, tested and used without TFX: only these know it.
-TFX_IN_MODELING = {
-    "preprocessing.py": TFX,
-    "training.py": TFX,
-    "transformed_rows.py": {"tensorflow_transform"},
-    "teacher_answers.py": {"tensorflow_transform"},
-    "export.py": {"tensorflow_transform"},
+# room -> its floors, from the ground up: each may import those before it, and none after
+FLOORS = {
+    "modeling": [
+        "encoders",
+        "text",
+        "checkpoints",
+        "export",
+        "training",
+        "distillation",
+        "compression",
+        "training_run",
+        "tfx",
+    ],
+    "pipeline": [
+        "process",
+        "metadata",
+        "configuration",
+        "reporting",
+        "evaluation",
+        "pipeline",
+        "execution",
+        "orchestrators",
+        "commands",
+        "cli",
+    ],
 }
+
+TFX = {"tfx", "tfx_bsl", "tensorflow_transform"}
 
 SLOW_TO_IMPORT = {"apache_beam", "keras", "tensorflow", "tensorflow_transform", "tfx"}
 
@@ -66,14 +85,31 @@ def test_room_imports_only_along_the_arrows(room):
     assert not wrong, f"{room} may import only {sorted(allowed)}:\n" + "\n".join(wrong)
 
 
+@pytest.mark.parametrize("room", FLOORS)
+def test_floor_imports_only_those_below_it(room):
+    floors = FLOORS[room]
+    wrong = []
+    for path in sources(room):
+        floor = path.relative_to(ROOT / room).parts[0].removesuffix(".py")
+        if floor == "__init__":
+            continue
+        assert floor in floors, f"{room} has no floor {floor}: {path.relative_to(ROOT)}"
+        allowed = floors[: floors.index(floor) + 1]
+        for place, name in imports(path):
+            parts = name.split(".")
+            if parts[:2] == ["bert_tfx", room] and parts[2] not in allowed:
+                wrong.append(f"{place} imports {name}")
+    assert not wrong, f"the floors of {room} are {floors}:\n" + "\n".join(wrong)
+
+
 def test_modeling_knows_tfx_only_in_its_adapters():
     wrong = [
         f"{place} imports {name}"
         for path in sources("modeling")
         for place, name in imports(path)
-        if name.split(".")[0] in TFX - TFX_IN_MODELING.get(path.name, set())
+        if name.split(".")[0] in TFX and path.parent.name != "tfx"
     ]
-    assert not wrong, "TFX belongs into the adapters of modeling:\n" + "\n".join(wrong)
+    assert not wrong, "TFX belongs into modeling/tfx:\n" + "\n".join(wrong)
 
 
 def test_no_room_is_imported_by_its_bare_name():

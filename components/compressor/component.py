@@ -40,7 +40,7 @@ class Compressor(base_component.BaseComponent):
             for; eval's choose the best of these epochs.
         model: The model, exported.
         compress_fn: Dotted name of the function that does it, as the Trainer's `run_fn`;
-            `bert_tfx.modeling.compressing` has it.
+            `bert_tfx.modeling.tfx.compressor` has it.
         task: What the rows mean.
         settings: What to take out, as that function takes it.
         eval_fraction: Share of the rows that was held out, for whoever trains on from the result.

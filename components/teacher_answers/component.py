@@ -37,7 +37,7 @@ class TeacherAnswers(base_component.BaseComponent):
         transform_graph: Says how to parse them.
         model: The teacher, exported; there may be none yet.
         answers_fn: Dotted name of the function that does it, as the Trainer's `run_fn`;
-            `bert_tfx.modeling.teacher_answers` has it.
+            `bert_tfx.modeling.tfx.teacher_answers` has it.
         task: What the rows mean.
         lowercase: Whether their vocabulary is uncased.
         rows_seen: Rows that all steps of a training see together, each time they see one; None is

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bert_tfx.modeling.trained_model import TrainedModel
+    from bert_tfx.modeling.export.trained_model import TrainedModel
     from bert_tfx.schema.labelled_texts import LabelledTexts
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def measure(
     import numpy as np
     import tensorflow as tf
 
-    from bert_tfx.modeling.export import SERVE_TEXT, save_for_serving
+    from bert_tfx.modeling.export.saved_model import SERVE_TEXT, save_for_serving
     from bert_tfx.serving.int8_products import check_export
 
     labels = np.asarray(read.labels or [])

@@ -4,13 +4,13 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bert_tfx.pipeline.commands import options
 from bert_tfx.pipeline.commands.run import add_options
-from bert_tfx.pipeline.console import quieten
+from bert_tfx.pipeline.configuration import options
+from bert_tfx.pipeline.process.console import quieten
 from bert_tfx.schema.errors import InputError
 
 if TYPE_CHECKING:
-    from bert_tfx.pipeline.kubeflow_runner import Cluster
+    from bert_tfx.pipeline.orchestrators.kubeflow.compiler import Cluster
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -80,7 +80,7 @@ def add_cluster(parser: argparse.ArgumentParser, *, required: bool) -> None:
 
 def cluster_of(arguments: argparse.Namespace) -> "Cluster":
     """Returns where the pipeline is to run (raises InputError)."""
-    from bert_tfx.pipeline.kubeflow_runner import Cluster
+    from bert_tfx.pipeline.orchestrators.kubeflow.compiler import Cluster
 
     optional = {
         name: getattr(arguments, name)
@@ -120,7 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
     cluster = cluster_of(arguments)
     quieten(arguments.verbose)
 
-    from bert_tfx.pipeline.kubeflow_runner import compile_documents, write_documents
+    from bert_tfx.pipeline.orchestrators.kubeflow.compiler import compile_documents, write_documents
 
     # A wrong name answers before the frameworks load.
     options_given = options.named(arguments)

@@ -8,15 +8,16 @@ import os
 import re
 import sys
 
-from bert_tfx.pipeline.commands import options
 from bert_tfx.pipeline.commands.run import add_options
-from bert_tfx.pipeline.config import Config, make_config
-from bert_tfx.pipeline.console import Console, logged, quiet_workers, quieten
-from bert_tfx.pipeline.exit_codes import OF_A_RUN, ExitCode, explain
-from bert_tfx.pipeline.fingerprint import source_fingerprint
-from bert_tfx.pipeline.last_run import forget_last_run
-from bert_tfx.pipeline.metadata_store import check_store, keep_address
-from bert_tfx.pipeline.output_lock import for_node
+from bert_tfx.pipeline.configuration import options
+from bert_tfx.pipeline.configuration.beam_engine import MULTI_PROCESSING
+from bert_tfx.pipeline.configuration.config import Config, make_config
+from bert_tfx.pipeline.execution.last_run import forget_last_run
+from bert_tfx.pipeline.metadata.store import check_store, keep_address
+from bert_tfx.pipeline.process.console import Console, logged, quiet_workers, quieten
+from bert_tfx.pipeline.process.exit_codes import OF_A_RUN, ExitCode, explain
+from bert_tfx.pipeline.process.fingerprint import source_fingerprint
+from bert_tfx.pipeline.process.output_lock import for_node
 from bert_tfx.schema.errors import InputError
 
 NODES_FILE = "nodes.json"
@@ -91,9 +92,9 @@ def _run(arguments: argparse.Namespace) -> int:
         # It tells of whole runs, and what is done here may be another's baseline.
         forget_last_run(config.output_dir)
 
-        from bert_tfx.pipeline.local_runner import launch_node
-        from bert_tfx.pipeline.node_launcher import MODEL_PUSHER, NodeLauncher
-        from bert_tfx.pipeline.run_report import REPORT_NODE, write_report
+        from bert_tfx.pipeline.execution.local_runner import launch_node
+        from bert_tfx.pipeline.execution.node_launcher import MODEL_PUSHER, NodeLauncher
+        from bert_tfx.pipeline.reporting.run_report import REPORT_NODE, write_report
 
         launcher = NodeLauncher(config, arguments.run_id)
         # Of this source now: the DAG of the next run is read from it.
@@ -104,7 +105,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 f"there is no node {arguments.node!r}; the nodes are {', '.join(launcher.nodes)}"
             )
         print(f"run {launcher.run_id}")
-        with quiet_workers(config.beam.beam_runner, arguments.verbose):
+        with quiet_workers(config.beam.beam_runner == MULTI_PROCESSING, arguments.verbose):
             node = launch_node(launcher, arguments.node, console)
         if node.name == REPORT_NODE:
             write_report(config.output_dir, run_id=launcher.run_id, config=config)
@@ -119,7 +120,7 @@ def _list(arguments: argparse.Namespace) -> int:
     if nodes is None:
         quieten(arguments.verbose)
 
-        from bert_tfx.pipeline.node_launcher import compile_pipeline, nodes_of
+        from bert_tfx.pipeline.execution.node_launcher import compile_pipeline, nodes_of
 
         nodes = nodes_of(compile_pipeline(config))
         _keep_nodes(config, nodes)

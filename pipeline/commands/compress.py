@@ -11,17 +11,18 @@ import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from bert_tfx.modeling.character_ranges import CHARACTER_RANGES
-from bert_tfx.modeling.compression_settings import ALTERNATE, INT8, STORES, Compression
-from bert_tfx.pipeline.commands import options
+from bert_tfx.modeling.compression.settings import ALTERNATE, Compression
+from bert_tfx.modeling.export.storages import INT8, NARROW_STORAGES
+from bert_tfx.modeling.text.character_ranges import CHARACTER_RANGES
 from bert_tfx.pipeline.commands.before_after import measure, table
 from bert_tfx.pipeline.commands.model_data import data_folder, task_to_ask
-from bert_tfx.pipeline.console import Console, logged, quieten
+from bert_tfx.pipeline.configuration import options
+from bert_tfx.pipeline.process.console import Console, logged, quieten
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import EVAL, TRAIN, resolve_layout
 
 if TYPE_CHECKING:
-    from bert_tfx.modeling.trained_model import TrainedModel
+    from bert_tfx.modeling.export.trained_model import TrainedModel
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -108,7 +109,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     storage = what.add_mutually_exclusive_group()
     storage.add_argument(
         "--store",
-        choices=STORES,
+        choices=NARROW_STORAGES,
         help="what the export holds its matrices in. In bfloat16_compute (for processors with AMX) "
         "and int8 it multiplies, too; else in float32",
     )
@@ -131,8 +132,8 @@ def run(arguments: argparse.Namespace) -> int:
     with logged(Console(sys.stdout, indent=0)), tempfile.TemporaryDirectory() as scratch:
         quieten(arguments.verbose)
 
-        from bert_tfx.modeling.compression import compress
-        from bert_tfx.modeling.trained_model import load_trained_model
+        from bert_tfx.modeling.compression.chain import compress
+        from bert_tfx.modeling.export.trained_model import load_trained_model
         from bert_tfx.schema.labelled_texts import read_split
         from bert_tfx.serving.int8_products import check_products
 

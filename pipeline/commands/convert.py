@@ -3,9 +3,9 @@
 import argparse
 import os
 
-from bert_tfx.pipeline.commands import options
-from bert_tfx.pipeline.console import quieten
-from bert_tfx.pipeline.pretrained import checkpoint_folder
+from bert_tfx.pipeline.configuration import options
+from bert_tfx.pipeline.configuration.pretrained import checkpoint_folder
+from bert_tfx.pipeline.process.console import quieten
 from bert_tfx.schema.errors import InputError
 
 
@@ -34,9 +34,13 @@ def run(arguments: argparse.Namespace) -> int:
     path = checkpoint_folder(arguments.model_path)
     quieten(arguments.verbose)
 
-    from bert_tfx.modeling.checkpoint_files import KERAS, find_checkpoint
-    from bert_tfx.modeling.checkpoints import load_classifier, load_encoder, save_hugging_face
-    from bert_tfx.modeling.trained_model import load_trained_model
+    from bert_tfx.modeling.checkpoints.files import KERAS, find_checkpoint
+    from bert_tfx.modeling.checkpoints.loading import (
+        load_classifier,
+        load_encoder,
+        save_hugging_face,
+    )
+    from bert_tfx.modeling.export.trained_model import load_trained_model
 
     found = find_checkpoint(path)
     if found.format == KERAS:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from bert_tfx.pipeline.commands import train
 from bert_tfx.pipeline.commands.before_after import measure, table
-from bert_tfx.pipeline.console import Console, logged
+from bert_tfx.pipeline.process.console import Console, logged
 
 if TYPE_CHECKING:
-    from bert_tfx.modeling.trained_model import TrainedModel
+    from bert_tfx.modeling.export.trained_model import TrainedModel
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -45,8 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _teacher(training: train.Training) -> "TrainedModel":
     """Reads the first teacher whole: its rows and its export need more than its classifier."""
-    from bert_tfx.modeling.export import load_exported_model
-    from bert_tfx.modeling.trained_model import load_trained_model
+    from bert_tfx.modeling.export.saved_model import load_exported_model
+    from bert_tfx.modeling.export.trained_model import load_trained_model
 
     files, config = training.teachers[0], training.config
     if files.is_exported:

@@ -6,8 +6,8 @@ import pathlib
 import shutil
 import uuid
 
-from bert_tfx.pipeline.commands import options
-from bert_tfx.pipeline.console import quieten
+from bert_tfx.pipeline.configuration import options
+from bert_tfx.pipeline.process.console import quieten
 from bert_tfx.schema.errors import InputError
 
 
@@ -47,8 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"{target}: exists already; --model_version names another version")
     quieten(arguments.verbose)
 
-    from bert_tfx.modeling.export import save_for_serving
-    from bert_tfx.modeling.trained_model import load_trained_model
+    from bert_tfx.modeling.export.saved_model import save_for_serving
+    from bert_tfx.modeling.export.trained_model import load_trained_model
 
     model = load_trained_model(model_path)
     try:

@@ -4,13 +4,13 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from bert_tfx.pipeline.commands import options
-from bert_tfx.pipeline.config import task_of
+from bert_tfx.pipeline.configuration import options
+from bert_tfx.pipeline.configuration.config import task_of
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TASKS, Task, resolve_layout
 
 if TYPE_CHECKING:
-    from bert_tfx.modeling.trained_model import TrainedModel
+    from bert_tfx.modeling.export.trained_model import TrainedModel
 
 
 def data_folder(arguments: argparse.Namespace) -> str:

@@ -9,10 +9,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bert_tfx.components.model_pusher.version_folder import State, VersionFolder
-from bert_tfx.pipeline.beam_engine import BeamEngine
-from bert_tfx.pipeline.commands import options
-from bert_tfx.pipeline.console import Console, logged, quiet_workers, quieten
-from bert_tfx.pipeline.exit_codes import ExitCode, explain
+from bert_tfx.pipeline.configuration import options
+from bert_tfx.pipeline.configuration.beam_engine import MULTI_PROCESSING, BeamEngine
+from bert_tfx.pipeline.process.console import Console, logged, quiet_workers, quieten
+from bert_tfx.pipeline.process.exit_codes import ExitCode, explain
 from bert_tfx.schema.errors import InputError
 from bert_tfx.serving import DEFAULT_MODEL
 from bert_tfx.serving.backends import BACKENDS, TENSORFLOW, check_model
@@ -191,9 +191,9 @@ def _run_without_server(arguments: argparse.Namespace) -> int:
         quieten(verbose=False)
 
         from bert_tfx.components.exported_model import read_exported_model
-        from bert_tfx.pipeline.batch_prediction import predict_file
+        from bert_tfx.pipeline.commands.batch_prediction import predict_file
 
-        with quiet_workers(engine.beam_runner, verbose=False):
+        with quiet_workers(engine.beam_runner == MULTI_PROCESSING, verbose=False):
             written = predict_file(
                 read_exported_model(path),
                 version,

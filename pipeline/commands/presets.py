@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from bert_tfx.modeling import presets
+from bert_tfx.modeling.checkpoints import presets
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

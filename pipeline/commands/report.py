@@ -4,7 +4,7 @@ import argparse
 import os
 from typing import Any
 
-from bert_tfx.pipeline.console import quieten
+from bert_tfx.pipeline.process.console import quieten
 from bert_tfx.schema.errors import InputError
 
 _COMPARISON = "comparison.html"
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--output is missing: it names the folder that `bert-tfx run` wrote to")
     quieten(arguments.verbose)
 
-    from bert_tfx.pipeline.run_report import write_report
+    from bert_tfx.pipeline.reporting.run_report import write_report
 
     path = write_report(
         _folder(arguments.output), run_id=arguments.run_id, report_text=arguments.report_text
@@ -72,7 +72,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     quieten(arguments.verbose)
 
     from bert_tfx.components.report.page import comparison_page
-    from bert_tfx.pipeline.run_report import write_whole
+    from bert_tfx.pipeline.reporting.run_report import write_whole
 
     path = os.path.abspath(os.path.expanduser(arguments.to or _COMPARISON))
     first, second = (_content(reference, arguments.output) for reference in arguments.compare)
@@ -89,7 +89,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 def _content(reference: str, output: str | None) -> dict[str, Any]:
     """Returns the content of the report of a run that the user names."""
-    from bert_tfx.pipeline.run_report import load_content, run_content
+    from bert_tfx.pipeline.reporting.run_report import load_content, run_content
 
     path = os.path.abspath(os.path.expanduser(reference))
     if os.path.isfile(path):

@@ -12,13 +12,11 @@ from collections.abc import Iterator
 from bert_tfx.components.data_gate.checks import CHECKS
 from bert_tfx.components.model_pusher.version_folder import pushed_versions
 from bert_tfx.components.promotion_gate.limits import GATE_METRICS
-from bert_tfx.modeling.compression_settings import INT8
-from bert_tfx.pipeline.commands import options
-from bert_tfx.pipeline.config import Config, make_config
-from bert_tfx.pipeline.console import Console, logged, quiet_workers, quieten
-from bert_tfx.pipeline.exit_codes import OF_A_RUN, ExitCode, explain
-from bert_tfx.pipeline.faults import exit_code_of, fault_sentence
-from bert_tfx.pipeline.last_run import (
+from bert_tfx.modeling.export.storages import INT8
+from bert_tfx.pipeline.configuration import options
+from bert_tfx.pipeline.configuration.beam_engine import MULTI_PROCESSING
+from bert_tfx.pipeline.configuration.config import Config, make_config
+from bert_tfx.pipeline.execution.last_run import (
     LAST_RUN_FILE,
     VERDICTS,
     Dependencies,
@@ -27,9 +25,12 @@ from bert_tfx.pipeline.last_run import (
     keep_last_run,
     read_last_run,
 )
-from bert_tfx.pipeline.metadata_store import check_store, keep_address, new_run_id
-from bert_tfx.pipeline.notification import Outcome
-from bert_tfx.pipeline.output_lock import exclusive
+from bert_tfx.pipeline.metadata.store import check_store, keep_address, new_run_id
+from bert_tfx.pipeline.process.console import Console, logged, quiet_workers, quieten
+from bert_tfx.pipeline.process.exit_codes import OF_A_RUN, ExitCode, explain
+from bert_tfx.pipeline.process.faults import exit_code_of, fault_sentence
+from bert_tfx.pipeline.process.notification import Outcome
+from bert_tfx.pipeline.process.output_lock import exclusive
 from bert_tfx.schema.errors import InputError
 
 
@@ -302,16 +303,16 @@ def _run(
         check_store(config.metadata_address)
         keep_address(config.output_dir, config.metadata_address, config.pipeline_name)
 
-        from bert_tfx.pipeline import local_runner
-        from bert_tfx.pipeline.run_report import write_report
-        from bert_tfx.pipeline.summary import summarize
+        from bert_tfx.pipeline.commands.summary import summarize
+        from bert_tfx.pipeline.execution import local_runner
+        from bert_tfx.pipeline.reporting.run_report import write_report
         from bert_tfx.serving.int8_products import check_products
 
         if any(step.settings.store == INT8 for step in config.compress):
             # Before anything is trained.
             check_products()
         begun = True
-        with quiet_workers(config.beam.beam_runner, verbose):
+        with quiet_workers(config.beam.beam_runner == MULTI_PROCESSING, verbose):
             runs = local_runner.run(config, outcome.run, before_node=interrupt.check)
         summary = summarize(config, runs)
         page = write_report(config.output_dir, run_id=outcome.run, config=config)
@@ -354,7 +355,7 @@ def _stopped(
     if begun and code is not ExitCode.INTERRUPTED:
         # Before the first component there is nothing to tell of.
         with contextlib.suppress(Exception):
-            from bert_tfx.pipeline.run_report import write_report
+            from bert_tfx.pipeline.reporting.run_report import write_report
 
             page = write_report(
                 config.output_dir, run_id=outcome.run, config=config, error=sentence

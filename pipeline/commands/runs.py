@@ -12,7 +12,7 @@ from bert_tfx.schema.errors import InputError
 if TYPE_CHECKING:
     # ML Metadata is loaded where it is read: those who only ask a server do without.
     from bert_tfx.components.report.artifacts import StoredArtifact
-    from bert_tfx.pipeline.lineage import Run
+    from bert_tfx.pipeline.metadata.lineage import Run
 
 _HEAD = (
     *("run", "begun (UTC)", "took", "task", "model", "accuracy (95%)", "baseline"),
@@ -36,7 +36,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 def run(arguments: argparse.Namespace) -> int:
     """Lists the runs; returns the exit code."""
-    from bert_tfx.pipeline.lineage import read_runs
+    from bert_tfx.pipeline.metadata.lineage import read_runs
 
     folder = os.path.abspath(os.path.expanduser(arguments.output))
     found = [_summary(one) for one in read_runs(folder)]
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _summary(run: "Run") -> dict[str, Any]:
     """Returns what a run has come to."""
     from bert_tfx.components.report import artifacts
-    from bert_tfx.pipeline.lineage import RUNNING
+    from bert_tfx.pipeline.metadata.lineage import RUNNING
 
     decision = _read(run.output("PromotionGate", "decision"), artifacts.DECISION_FILE) or {}
     findings = _read(run.output("ServingGate", "findings"), artifacts.FINDINGS_FILE) or {}

@@ -159,7 +159,7 @@ def run(arguments: argparse.Namespace) -> int:
     # What gRPC's core logs stands in the error, too.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-    from bert_tfx.pipeline.console import Console, logged, quieten
+    from bert_tfx.pipeline.process.console import Console, logged, quieten
     from bert_tfx.serving.batching import BatchLimits
     from bert_tfx.serving.server import ServerOptions, serve
     from bert_tfx.serving.versions import VersionPolicy

@@ -6,15 +6,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bert_tfx.pipeline.commands import options
 from bert_tfx.pipeline.commands.compile import add_cluster, cluster_of, split_pair
 from bert_tfx.pipeline.commands.run import add_options
-from bert_tfx.pipeline.console import quieten
-from bert_tfx.pipeline.exit_codes import ExitCode
+from bert_tfx.pipeline.configuration import options
+from bert_tfx.pipeline.process.console import quieten
+from bert_tfx.pipeline.process.exit_codes import ExitCode
 from bert_tfx.schema.errors import InputError
 
 if TYPE_CHECKING:
-    from bert_tfx.pipeline.kubeflow_client import KubeflowClient
+    from bert_tfx.pipeline.orchestrators.kubeflow.client import KubeflowClient
 
 _CLUSTER = ("volume", "secret", "env", "gpus", "gpu_type", "pipeline_root")
 
@@ -63,7 +63,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 def run(arguments: argparse.Namespace) -> int:
     """Starts a run; returns the exit code."""
-    from bert_tfx.pipeline.kubeflow_client import KubeflowClient, ServerError
+    from bert_tfx.pipeline.orchestrators.kubeflow.client import KubeflowClient, ServerError
 
     token = _token(arguments.token_file)
     client = KubeflowClient(arguments.host, token)
@@ -99,7 +99,7 @@ def _token(path: str | None) -> str | None:
 
 def _documents(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads the pipeline, or compiles it."""
-    from bert_tfx.pipeline.kubeflow_runner import compile_documents, read_documents
+    from bert_tfx.pipeline.orchestrators.kubeflow.compiler import compile_documents, read_documents
 
     named = options.named(arguments)
     if arguments.pipeline is not None:
@@ -140,7 +140,7 @@ def _parameters(pipeline: Mapping[str, Any], given: Mapping[str, str]) -> dict[s
 
 def _wait(client: "KubeflowClient", run_id: str, pipeline: Mapping[str, Any]) -> int:
     """Shows how a run goes; returns the exit code of its end."""
-    from bert_tfx.pipeline.kubeflow_client import SUCCEEDED
+    from bert_tfx.pipeline.orchestrators.kubeflow.client import SUCCEEDED
 
     tasks: Sequence[str] = list(pipeline["root"]["dag"]["tasks"])
     shown: dict[str, str] = {}

@@ -6,9 +6,9 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from bert_tfx.pipeline.commands import options
 from bert_tfx.pipeline.commands.model_data import data_folder, task_to_ask
-from bert_tfx.pipeline.console import Console, logged, quieten
+from bert_tfx.pipeline.configuration import options
+from bert_tfx.pipeline.process.console import Console, logged, quieten
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import EVAL, SPLITS, TEST, Layout, Task, resolve_layout
 
@@ -59,10 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
     with logged(Console(sys.stdout, indent=0)):
         quieten(arguments.verbose)
 
-        from bert_tfx.modeling.fine_tuning import predict_rows
-        from bert_tfx.modeling.text_rows import rows_of_texts
-        from bert_tfx.modeling.train_step import predictor
-        from bert_tfx.modeling.trained_model import load_trained_model
+        from bert_tfx.modeling.export.trained_model import load_trained_model
+        from bert_tfx.modeling.text.text_rows import rows_of_texts
+        from bert_tfx.modeling.training.fine_tuning import predict_rows
+        from bert_tfx.modeling.training.train_step import predictor
         from bert_tfx.schema.labelled_texts import read_split
 
         model = load_trained_model(os.path.expanduser(arguments.model_path))
@@ -113,7 +113,7 @@ def _report(labels: list[int], logits: "np.ndarray", task: Task) -> str:
     import numpy as np
     from sklearn.metrics import classification_report
 
-    from bert_tfx.modeling.metrics import confusion_matrix, evaluation_metrics
+    from bert_tfx.modeling.training.metrics import confusion_matrix, evaluation_metrics
 
     truth = np.asarray(labels)
     measured = evaluation_metrics(truth, logits)

@@ -12,19 +12,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bert_tfx.modeling.checkpoint_files import MODEL_FILE, find_checkpoint
-from bert_tfx.modeling.recipes import Distillation, Recipe
-from bert_tfx.modeling.teacher_files import TeacherFiles, find_teacher
-from bert_tfx.pipeline.commands import options
-from bert_tfx.pipeline.config import Config, make_config
-from bert_tfx.pipeline.console import Console, logged, quieten
-from bert_tfx.pipeline.fingerprint import file_fingerprint
-from bert_tfx.pipeline.output_lock import exclusive
+from bert_tfx.modeling.checkpoints.files import MODEL_FILE, find_checkpoint
+from bert_tfx.modeling.distillation.settings import Distillation
+from bert_tfx.modeling.export.teacher_files import TeacherFiles, find_teacher
+from bert_tfx.modeling.training.recipes import Recipe
+from bert_tfx.pipeline.configuration import options
+from bert_tfx.pipeline.configuration.config import Config, make_config
+from bert_tfx.pipeline.process.console import Console, logged, quieten
+from bert_tfx.pipeline.process.fingerprint import file_fingerprint
+from bert_tfx.pipeline.process.output_lock import exclusive
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import EVAL, TRAIN
 
 if TYPE_CHECKING:
-    from bert_tfx.modeling.trained_model import TrainedModel
+    from bert_tfx.modeling.export.trained_model import TrainedModel
     from bert_tfx.schema.labelled_texts import LabelledTexts
 
 logger = logging.getLogger(__name__)
@@ -155,15 +156,15 @@ def train(arguments: argparse.Namespace) -> Training:
     with hold, logged(Console(sys.stdout, indent=0)):
         quieten(arguments.verbose)
 
-        from bert_tfx.modeling import distribution
+        from bert_tfx.modeling.training import distribution
 
         distribution.connect(config.recipe)
 
-        from bert_tfx.modeling.features import TextTransform
-        from bert_tfx.modeling.text_rows import rows_of_texts
-        from bert_tfx.modeling.tokenization import WordPieceTokenizer
+        from bert_tfx.modeling.text.features import TextTransform
+        from bert_tfx.modeling.text.text_rows import rows_of_texts
+        from bert_tfx.modeling.text.tokenization import WordPieceTokenizer
         from bert_tfx.modeling.training_run import TrainingRun
-        from bert_tfx.pipeline.vocabulary import learned_vocabulary
+        from bert_tfx.pipeline.configuration.vocabulary import learned_vocabulary
         from bert_tfx.schema.labelled_texts import read_split
 
         if layout.hash_split:

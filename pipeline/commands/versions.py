@@ -7,8 +7,8 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
-from bert_tfx.pipeline.console import Console, logged, quieten
-from bert_tfx.pipeline.exit_codes import ExitCode
+from bert_tfx.pipeline.process.console import Console, logged, quieten
+from bert_tfx.pipeline.process.exit_codes import ExitCode
 from bert_tfx.schema.errors import InputError
 from bert_tfx.serving import DEFAULT_MODEL
 

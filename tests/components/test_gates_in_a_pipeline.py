@@ -82,7 +82,7 @@ class Runs:
         transform = Transform(
             examples=examples,
             schema=schema,
-            preprocessing_fn="bert_tfx.modeling.preprocessing.preprocessing_fn",
+            preprocessing_fn="bert_tfx.modeling.tfx.preprocessing.preprocessing_fn",
             splits_config=transform_pb2.SplitsConfig(
                 analyze=["train"], transform=["train", "eval"]
             ),

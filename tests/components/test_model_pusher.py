@@ -833,11 +833,11 @@ def test_files_that_are_gone_when_the_server_is_asked_are_told(serving, execute,
 @pytest.mark.slow
 def test_local_server_is_asked_over_tls(tmp_path, serving, execute, certificates, start):
     """A model that is one, on the server that comes with the project."""
-    from bert_tfx.modeling import export
+    from bert_tfx.modeling.export import saved_model
 
     version_changes = module_of(HERE.parent / "serving" / "version_changes.py")
     for seed, name in enumerate(("old", "new", "third")):
-        export.save_for_serving(
+        saved_model.save_for_serving(
             version_changes.make_model(seed), str(tmp_path / name / "Format-Serving")
         )
     execute("old")

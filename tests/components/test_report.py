@@ -19,7 +19,8 @@ from bert_tfx.components.report.figures import comparison_figures, report_figure
 from bert_tfx.components.serving_gate import executor as serving_gate
 from bert_tfx.components.variant_gate import limits as variant_gate
 from bert_tfx.components.variant_gate.component import VariantFindings
-from bert_tfx.modeling import checkpoint_files, training_run
+from bert_tfx.modeling import training_run
+from bert_tfx.modeling.checkpoints import files
 from bert_tfx.schema.errors import InputError
 
 _PATH = pathlib.Path(__file__).with_name("made_up_run.py")
@@ -49,7 +50,7 @@ def test_names_of_files_are_those_that_the_components_write():
     assert artifacts.FINDINGS_FILE == serving_gate.FINDINGS_FILE
     assert artifacts.FINDINGS_FILE == variant_gate.FINDINGS_FILE
     assert artifacts.HISTORY_FILE == training_run.HISTORY_FILE
-    assert artifacts.MODEL_FILE == checkpoint_files.MODEL_FILE
+    assert artifacts.MODEL_FILE == files.MODEL_FILE
 
 
 def test_figures_are_those_of_the_decision(content):

@@ -18,7 +18,7 @@ from bert_tfx.components.report.variants import (
     variants_section,
 )
 from bert_tfx.components.variant_gate.limits import VariantLimits
-from bert_tfx.modeling.compression_settings import Compression
+from bert_tfx.modeling.compression.settings import Compression
 
 _PATH = pathlib.Path(__file__).with_name("made_up_run.py")
 _SPEC = importlib.util.spec_from_file_location("made_up_run", _PATH)

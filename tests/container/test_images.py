@@ -326,7 +326,7 @@ from apache_beam.testing.util import assert_that, equal_to
 
 def tokens(text):
     import os
-    from bert_tfx.modeling.tokenization import WordPieceTokenizer
+    from bert_tfx.modeling.text.tokenization import WordPieceTokenizer
     from bert_tfx.sample import __file__ as sample
     vocab = os.path.join(os.path.dirname(sample), "vocab.txt")
     tokenizer = WordPieceTokenizer(vocab, lowercase=True)

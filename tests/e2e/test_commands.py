@@ -17,7 +17,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from bert_tfx.pipeline.commands.options import SAMPLE
+from bert_tfx.pipeline.configuration.options import SAMPLE
 
 # Two cores that others use as well may take long.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

@@ -13,8 +13,8 @@ import time
 
 import pytest
 
-from bert_tfx.pipeline.faults import FAULT_FILE
-from bert_tfx.pipeline.last_run import LAST_RUN_FILE
+from bert_tfx.pipeline.execution.last_run import LAST_RUN_FILE
+from bert_tfx.pipeline.process.faults import FAULT_FILE
 
 # Two cores that others use as well may take long.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

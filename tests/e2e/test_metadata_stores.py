@@ -14,7 +14,7 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(1800)]
 
-_PATH = pathlib.Path(__file__).parents[1] / "pipeline" / "metadata_server.py"
+_PATH = pathlib.Path(__file__).parents[1] / "pipeline" / "metadata" / "metadata_server.py"
 _SPEC = importlib.util.spec_from_file_location("metadata_server", _PATH)
 metadata_server = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(metadata_server)

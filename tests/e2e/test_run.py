@@ -79,7 +79,7 @@ def bad(run, glue, output, restored):
 def edited(run, glue, output, bad, tmp_path_factory, copy_package):
     """Code changed that makes the token ids, and training goes on from the first model."""
     package = copy_package(tmp_path_factory.mktemp("edited"))
-    with (package / "modeling" / "tokenization.py").open("a", encoding="utf-8") as file:
+    with (package / "modeling" / "text" / "tokenization.py").open("a", encoding="utf-8") as file:
         file.write("# An edit.\n")
     (vocabulary,) = (output / "vocabulary").glob("*/vocab.txt")
     trainings = (output / "artifacts" / "Trainer" / "model_run").iterdir()

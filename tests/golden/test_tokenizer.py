@@ -12,8 +12,8 @@ import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
 from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 
-from bert_tfx.modeling import preprocessing
-from bert_tfx.modeling.tokenization import WordPieceTokenizer
+from bert_tfx.modeling.text.tokenization import WordPieceTokenizer
+from bert_tfx.modeling.tfx import preprocessing
 
 SHARED = pathlib.Path(__file__).parents[3] / "shared"
 

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from bert_tfx.components.promotion_gate.executor import DECISION_FILE
-from bert_tfx.pipeline.kubeflow_runner import (
+from bert_tfx.pipeline.orchestrators.kubeflow.compiler import (
     Cluster,
     compile_documents,
     read_documents,

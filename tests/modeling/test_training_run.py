@@ -11,14 +11,17 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.util import event_pb2
 
-from bert_tfx.modeling import export, training_run, training_state
-from bert_tfx.modeling.albert import AlbertEncoder
-from bert_tfx.modeling.batching import Rows
-from bert_tfx.modeling.bert import BertEncoder
-from bert_tfx.modeling.checkpoints import save_hugging_face
-from bert_tfx.modeling.distil_bert import DistilBertEncoder
-from bert_tfx.modeling.recipes import Distillation, Recipe
-from bert_tfx.modeling.trained_model import load_trained_model
+from bert_tfx.modeling import training_run
+from bert_tfx.modeling.checkpoints.loading import save_hugging_face
+from bert_tfx.modeling.distillation.settings import Distillation
+from bert_tfx.modeling.encoders.albert import AlbertEncoder
+from bert_tfx.modeling.encoders.bert import BertEncoder
+from bert_tfx.modeling.encoders.distil_bert import DistilBertEncoder
+from bert_tfx.modeling.export import saved_model
+from bert_tfx.modeling.export.trained_model import load_trained_model
+from bert_tfx.modeling.text.batching import Rows
+from bert_tfx.modeling.training import training_state
+from bert_tfx.modeling.training.recipes import Recipe
 from bert_tfx.modeling.training_run import TrainingRun
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TASKS
@@ -122,7 +125,7 @@ def test_new_weights(make_run, tmp_path, model, kind):
     trained = train(make_run(model), tmp_path)
     encoder = trained.classifier.encoder
     assert type(encoder) is kind
-    assert (encoder.vocab_size, encoder.max_length) == (15, 8)
+    assert (encoder.config.vocab_size, encoder.config.max_length) == (15, 8)
     assert (trained.training["model"], trained.training["size"]) == (model, "toy")
     assert trained.training["pretrained"] is None
     assert trained.training["recipe"] == dataclasses.asdict(make_run(model).recipe)
@@ -328,7 +331,7 @@ def test_crash_while_the_model_is_written_costs_no_training(make_run, tmp_path, 
 def base(first, tmp_path_factory):
     """An exported model to go on from."""
     folder = tmp_path_factory.mktemp("base") / "model"
-    export.save_for_serving(first[1], str(folder))
+    saved_model.save_for_serving(first[1], str(folder))
     return folder
 
 
@@ -336,7 +339,7 @@ def test_a_warm_start_has_the_base_models_weights(make_run, first, base):
     run = make_run(base_model=base, dropout=0.3, seed=9)
     classifier = run.make_classifier()
     assert run.why_cold(classifier) is None
-    assert classifier.encoder.hidden_dropout == classifier.dropout_rate == 0.3
+    assert classifier.encoder.config.hidden_dropout == classifier.dropout_rate == 0.3
     for ours, theirs in zip(classifier.weights, first[1].classifier.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -391,8 +394,8 @@ def taught(make_run, first):
 def test_a_student_starts_from_its_teachers_layers(taught, first, caplog):
     classifier = taught(dropout=0.3, settings={"layer_map": "1"}).make_classifier()
     teacher = first[1].classifier
-    assert classifier.encoder.num_layers == 1
-    assert classifier.encoder.hidden_dropout == classifier.dropout_rate == 0.3
+    assert classifier.encoder.config.num_layers == 1
+    assert classifier.encoder.config.hidden_dropout == classifier.dropout_rate == 0.3
     ours, theirs = (model.encoder.blocks[0].get_weights() for model in (classifier, teacher))
     assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
@@ -400,11 +403,11 @@ def test_a_student_starts_from_its_teachers_layers(taught, first, caplog):
 def test_student_without_a_teacher_starts_from_layers_of_the_checkpoint(make_run, first, tmp_path):
     run = make_run(pretrained=first[0] / "model")
     whole = run.make_classifier()
-    number = whole.encoder.num_layers
+    number = whole.encoder.config.num_layers
     alone = dataclasses.replace(run, distillation=Distillation(student_layers=1))
     classifier = alone.make_classifier()
     assert alone.teaching is None
-    assert classifier.encoder.num_layers == 1 < number
+    assert classifier.encoder.config.num_layers == 1 < number
     ours = classifier.encoder.blocks[0].get_weights()
     theirs = whole.encoder.blocks[-1].get_weights()
     assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))

@@ -8,10 +8,10 @@ import time
 import pytest
 
 from bert_tfx.pipeline import cli
-from bert_tfx.pipeline.commands.options import collect
-from bert_tfx.pipeline.config import OPTIONS, make_config
-from bert_tfx.pipeline.exit_codes import MEANINGS, OF_A_RUN, ExitCode, explain
-from bert_tfx.pipeline.faults import FAULT_FILE
+from bert_tfx.pipeline.configuration.config import OPTIONS, make_config
+from bert_tfx.pipeline.configuration.options import collect
+from bert_tfx.pipeline.process.exit_codes import MEANINGS, OF_A_RUN, ExitCode, explain
+from bert_tfx.pipeline.process.faults import FAULT_FILE
 from bert_tfx.schema.errors import DataRefused, InputError
 from bert_tfx.schema.tasks import TASKS
 
@@ -34,7 +34,7 @@ def test_help_answers_at_once(command, arguments):
 def test_help_loads_no_framework(command, monkeypatch):
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     done = command("run", "--help")
-    assert "bert_tfx.pipeline.config" in done.stderr
+    assert "bert_tfx.pipeline.configuration.config" in done.stderr
     assert not re.findall(FRAMEWORKS, done.stderr)
 
 

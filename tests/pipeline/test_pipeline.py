@@ -1,7 +1,7 @@
 import pytest
 
 from bert_tfx.components.report.artifacts import PRODUCERS
-from bert_tfx.pipeline.config import make_config
+from bert_tfx.pipeline.configuration.config import make_config
 
 DISTILL = {"student_layers": 1}
 STEPS = [{"prune_vocab": True}, {"store": "float16"}]

@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from bert_tfx.modeling.checkpoints import ENCODERS, load_encoder, save_hugging_face
-from bert_tfx.modeling.classifier import TextClassifier
-from bert_tfx.modeling.tokenization import WordPieceTokenizer
+from bert_tfx.modeling.checkpoints.loading import ENCODERS, load_encoder, save_hugging_face
+from bert_tfx.modeling.encoders.classifier import TextClassifier
+from bert_tfx.modeling.text.tokenization import WordPieceTokenizer
 
 ROOT = pathlib.Path(__file__).parents[2]
 DATA = ROOT / ".." / "shared" / "data"
@@ -103,7 +103,7 @@ def test_a_real_checkpoint_computes_what_transformers_compute(checkpoint, tmp_pa
 
 LOADING = """
 import sys, time
-from bert_tfx.modeling.checkpoints import load_encoder
+from bert_tfx.modeling.checkpoints.loading import load_encoder
 
 def memory(name):
     with open("/proc/self/status") as file:

@@ -56,11 +56,11 @@ def served(tmp_path_factory, start_model_server):
     """A server, and what it says of the first four texts."""
     version_changes = importlib.util.module_from_spec(_SPEC)
     _SPEC.loader.exec_module(version_changes)
-    from bert_tfx.modeling import export
+    from bert_tfx.modeling.export import saved_model
 
     folder = tmp_path_factory.mktemp("model")
     model = version_changes.make_model(1)
-    export.save_for_serving(model, str(folder / "model"))
+    saved_model.save_for_serving(model, str(folder / "model"))
     version_changes.push(str(folder / "model"), folder / "serving")
     texts = ["the room was lovely", "客服很傲慢", "", "good " * 200]
     best = version_changes.answers_of(model, texts).argmax(axis=1)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tfx.modeling import export
-from bert_tfx.modeling.bert import BertEncoder
-from bert_tfx.modeling.classifier import TextClassifier
-from bert_tfx.modeling.trained_model import TrainedModel
+from bert_tfx.modeling.encoders.bert import BertEncoder
+from bert_tfx.modeling.encoders.classifier import TextClassifier
+from bert_tfx.modeling.export import saved_model
+from bert_tfx.modeling.export.trained_model import TrainedModel
 from bert_tfx.schema.tasks import TASKS
 from bert_tfx.serving.client import Client
 from bert_tfx.serving.errors import BadRequest
@@ -36,7 +36,7 @@ def exported(folder, vocab_file, task) -> str:
     model = TrainedModel(
         TextClassifier(encoder, num_labels=2), TASKS[task], str(vocab_file), True, 16, 0.0, {}
     )
-    export.save_for_serving(model, str(folder))
+    saved_model.save_for_serving(model, str(folder))
     return str(folder)
 
 

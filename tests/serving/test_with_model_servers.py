@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from bert_tfx.modeling import export
+from bert_tfx.modeling.export import saved_model
 from bert_tfx.serving import server_process
 from bert_tfx.serving.client import AsyncClient, Client
 from bert_tfx.serving.errors import BadRequest, DeadlineExceeded, ModelNotFound
@@ -39,7 +39,7 @@ def models(tmp_path_factory):
     found = []
     for seed in (1, 2):
         model = version_changes.make_model(seed)
-        export.save_for_serving(model, str(folder / str(seed)))
+        saved_model.save_for_serving(model, str(folder / str(seed)))
         found.append((str(folder / str(seed)), version_changes.answers_of(model, TEXTS)))
     return found
 

@@ -25,14 +25,14 @@ import tensorflow as tf
 import bert_tfx.sample
 from bert_tfx.components.model_pusher.lock import exclusive
 from bert_tfx.components.model_pusher.version_folder import Origin, VersionFolder
-from bert_tfx.modeling import export
-from bert_tfx.modeling.bert import BertEncoder
-from bert_tfx.modeling.classifier import TextClassifier
-from bert_tfx.modeling.fine_tuning import predict_rows
-from bert_tfx.modeling.sizes import BERT_SIZES
-from bert_tfx.modeling.text_rows import rows_of_texts
-from bert_tfx.modeling.train_step import predictor
-from bert_tfx.modeling.trained_model import TrainedModel
+from bert_tfx.modeling.encoders.bert import BertEncoder
+from bert_tfx.modeling.encoders.classifier import TextClassifier
+from bert_tfx.modeling.encoders.sizes import BERT_SIZES
+from bert_tfx.modeling.export import saved_model
+from bert_tfx.modeling.export.trained_model import TrainedModel
+from bert_tfx.modeling.text.text_rows import rows_of_texts
+from bert_tfx.modeling.training.fine_tuning import predict_rows
+from bert_tfx.modeling.training.train_step import predictor
 from bert_tfx.schema.tasks import TASKS
 from bert_tfx.serving import DEFAULT_MODEL, messages
 from bert_tfx.serving.client import AsyncClient, Client, Prediction
@@ -81,7 +81,7 @@ def make_model(seed: int, size: Mapping[str, Any] = TOY) -> TrainedModel:
         vocab_size=len(vocab_file.read_text(encoding="utf-8").splitlines()), **size
     )
     classifier = TextClassifier(encoder, num_labels=2)
-    return TrainedModel(classifier, TASK, str(vocab_file), True, encoder.max_length, 0.0, {})
+    return TrainedModel(classifier, TASK, str(vocab_file), True, encoder.config.max_length, 0.0, {})
 
 
 def answers_of(model: TrainedModel, texts: Sequence[str]) -> np.ndarray:
@@ -228,7 +228,7 @@ def prove_changes(folder: pathlib.Path, requests: int, clients: int) -> str:
     models = [make_model(seed) for seed in range(1, CHANGES + 2)]
     paths = [str(folder / f"model-{number}") for number in range(len(models))]
     for model, path in zip(models, paths, strict=True):
-        export.save_for_serving(model, path)
+        saved_model.save_for_serving(model, path)
     texts = list(made_up_texts(400, random.Random(1)))
     answers = np.stack([answers_of(model, texts) for model in models])
     good = answers[:, :, 1]
@@ -319,7 +319,7 @@ def prove_first(folder: pathlib.Path, times: int, further: int = 100) -> str:
     lines, ratios = [], []
     for number in range(times):
         place = folder / f"first-{number}"
-        export.save_for_serving(make_model(number, MINI), str(place / "model"))
+        saved_model.save_for_serving(make_model(number, MINI), str(place / "model"))
         push(str(place / "model"), place / "serving")
         with model_server(
             str(place / "serving"), log_file=str(place / "server.log"), program=LOCAL_SERVER

@@ -1,24 +1,23 @@
-"""Makes `training_step.npz`: what a training step does to three toy classifiers on TensorFlow.
+"""Makes `training_step.npz`: what a training step does to three toy classifiers.
 
-Run by `.venv/bin/python`. `tests/reference/test_training_step.py` holds every backend to it.
+Run by `.venv/bin/python`. `tests/reference/test_training_step.py` holds every later step to it.
 """
 
 import pathlib
 from typing import Any
 
-import keras
 import numpy as np
 
-from bert_tfx.modeling import optimization, train_step
-from bert_tfx.modeling.checkpoints import ENCODERS
-from bert_tfx.modeling.classifier import TextClassifier
+from bert_tfx.modeling.checkpoints.loading import ENCODERS
+from bert_tfx.modeling.encoders.classifier import TextClassifier
+from bert_tfx.modeling.training import optimization, train_step
 
 FILE = pathlib.Path(__file__).parent / "training_step.npz"
 LABELS = np.array([0, 2, 1, 1], np.int32)
 
 
 def make_classifier(architecture: str) -> TextClassifier:
-    """Returns a classifier whose weights are the same on every backend."""
+    """Returns a classifier whose weights are the same on every machine."""
     narrow = {"embedding_dim": 8} if architecture == "albert" else {}
     encoder = ENCODERS[architecture](
         vocab_size=20,
@@ -65,8 +64,6 @@ def take_two_steps(architecture: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    if keras.backend.backend() != "tensorflow":
-        raise SystemExit("TensorFlow is the reference here")
     arrays = {
         f"{architecture}:{name}": value
         for architecture in ENCODERS

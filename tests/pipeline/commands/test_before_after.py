@@ -4,8 +4,8 @@ import os
 import numpy as np
 import pytest
 
-from bert_tfx.modeling.reshaping import as_array, reshaped
-from bert_tfx.modeling.trained_model import load_trained_model
+from bert_tfx.modeling.encoders.reshaping import as_array, reshaped
+from bert_tfx.modeling.export.trained_model import load_trained_model
 from bert_tfx.pipeline.commands.before_after import measure, table
 from bert_tfx.schema.labelled_texts import LabelledTexts
 

@@ -7,7 +7,7 @@ from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
 from bert_tfx.pipeline.commands.component import NODES_FILE
-from bert_tfx.pipeline.config import OPTIONS
+from bert_tfx.pipeline.configuration.config import OPTIONS
 
 FRAMEWORKS = r"\b(tensorflow|keras|apache_beam|tfx|numpy)\b"
 

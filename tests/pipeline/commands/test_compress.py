@@ -6,11 +6,11 @@ import re
 import numpy as np
 import pytest
 
-from bert_tfx.modeling import trained_model
-from bert_tfx.modeling.reshaping import reshaped
-from bert_tfx.modeling.text_rows import rows_of_texts
-from bert_tfx.modeling.trained_model import load_trained_model
-from bert_tfx.modeling.vocab_file import read_vocabulary
+from bert_tfx.modeling.encoders.reshaping import reshaped
+from bert_tfx.modeling.export import trained_model
+from bert_tfx.modeling.export.trained_model import load_trained_model
+from bert_tfx.modeling.text.text_rows import rows_of_texts
+from bert_tfx.modeling.text.vocab_file import read_vocabulary
 from bert_tfx.schema.labelled_texts import read_split
 from bert_tfx.schema.tasks import TASKS, resolve_layout
 from bert_tfx.serving import int8_products
@@ -66,10 +66,10 @@ def test_everything_at_once_is_a_model_that_the_others_take(bert_tfx, place):
         assert f"{line}\n" in done.stdout
     assert done.stdout.endswith(f"model: {place}/small\n")
     small, toy = load_trained_model("small"), load_trained_model("toy")
-    encoder = small.classifier.encoder
-    assert (encoder.num_layers, encoder.num_heads, encoder.head_dim) == (1, 1, 8)
-    assert (encoder.intermediate_dim, encoder.hidden_dim) == (24, 16)
-    assert encoder.vocab_size == len(read_vocabulary("small/vocab.txt"))
+    config = small.classifier.encoder.config
+    assert (config.num_layers, config.num_heads, config.head_dim) == (1, 1, 8)
+    assert (config.intermediate_dim, config.hidden_dim) == (24, 16)
+    assert config.vocab_size == len(read_vocabulary("small/vocab.txt"))
     assert small.storage == "float16"
 
     read = texts_of("eval")
@@ -102,7 +102,7 @@ def test_everything_at_once_is_a_model_that_the_others_take(bert_tfx, place):
     ).check(0)
     assert f"{small.classifier.count_params():,} parameters" in recovered.stdout
     model = load_trained_model("recovered")
-    assert model.classifier.encoder.get_config() == encoder.get_config()
+    assert model.classifier.encoder.config == config
     assert read_vocabulary("recovered/vocab.txt") == read_vocabulary("small/vocab.txt")
     told = bert_tfx("convert", "--model_path", "small", "--output", "hf").check(2)
     assert "as heads were pruned: Hugging Face's configuration cannot say that" in told.stderr

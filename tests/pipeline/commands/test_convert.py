@@ -4,9 +4,13 @@ import os
 import numpy as np
 import pytest
 
-from bert_tfx.modeling import checkpoints
-from bert_tfx.modeling.checkpoints import load_classifier, load_encoder, save_hugging_face
-from bert_tfx.modeling.trained_model import load_trained_model
+from bert_tfx.modeling.checkpoints import loading
+from bert_tfx.modeling.checkpoints.loading import (
+    load_classifier,
+    load_encoder,
+    save_hugging_face,
+)
+from bert_tfx.modeling.export.trained_model import load_trained_model
 
 BATCH = {
     "token_ids": np.array([[2, 5, 6, 3], [2, 7, 3, 0]], np.int32),
@@ -81,7 +85,7 @@ def test_mistake_is_told_and_nothing_is_written(bert_tfx, place, arguments, mess
     for name in ("classifier.keras", "vocab.txt"):
         (place / "unfinished" / name).symlink_to(place / "toy" / name)
     toy = load_trained_model("toy")
-    checkpoints.save_hugging_face(
+    loading.save_hugging_face(
         toy.classifier, str(place / "no_vocab"), vocab_file=toy.vocab_file, lowercase=True
     )
     (place / "no_vocab" / "vocab.txt").unlink()

@@ -3,8 +3,8 @@ import re
 
 import pytest
 
-from bert_tfx.modeling.export import save_for_serving
-from bert_tfx.modeling.trained_model import load_trained_model
+from bert_tfx.modeling.export.saved_model import save_for_serving
+from bert_tfx.modeling.export.trained_model import load_trained_model
 
 FRAMEWORKS = r"\b(tensorflow|keras|apache_beam|tfx|numpy)\b"
 

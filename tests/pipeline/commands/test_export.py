@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tfx.modeling import export
-from bert_tfx.modeling.text_rows import rows_of_texts
-from bert_tfx.modeling.trained_model import load_trained_model
+from bert_tfx.modeling.export import saved_model
+from bert_tfx.modeling.export.trained_model import load_trained_model
+from bert_tfx.modeling.text.text_rows import rows_of_texts
 
 TEXTS = [b"a lovely room", b"the meal was awful", b"", "好 good".encode()]
 
@@ -83,7 +83,7 @@ def test_model_server_never_sees_a_part(bert_tfx, place, monkeypatch):
         if len(seen) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(export, "save_for_serving", save)
+    monkeypatch.setattr(saved_model, "save_for_serving", save)
     arguments = ("export", "--model_path", "toy", "--export_model_dir", "served")
     bert_tfx(*arguments).check(130)
     assert os.listdir("served") == []

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from bert_tfx.modeling import presets
-from bert_tfx.modeling.presets import PRESETS, Preset, PresetFile
+from bert_tfx.modeling.checkpoints import presets
+from bert_tfx.modeling.checkpoints.presets import PRESETS, Preset, PresetFile
 from bert_tfx.schema.errors import InputError
 
 MADE_UP = Preset(

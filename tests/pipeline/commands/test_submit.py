@@ -9,7 +9,8 @@ import urllib.parse
 
 import pytest
 
-from bert_tfx.pipeline import cli, kubeflow_client
+from bert_tfx.pipeline import cli
+from bert_tfx.pipeline.orchestrators.kubeflow import client as kubeflow_client
 
 PIPELINE = {
     "pipelineInfo": {"name": "bert-tfx-sample"},

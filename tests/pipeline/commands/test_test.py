@@ -4,9 +4,9 @@ import re
 import numpy as np
 import pytest
 
-from bert_tfx.modeling import fine_tuning
-from bert_tfx.modeling.text_rows import rows_of_texts
-from bert_tfx.modeling.trained_model import load_trained_model
+from bert_tfx.modeling.export.trained_model import load_trained_model
+from bert_tfx.modeling.text.text_rows import rows_of_texts
+from bert_tfx.modeling.training import fine_tuning
 
 
 @pytest.fixture

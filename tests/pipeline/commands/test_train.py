@@ -7,11 +7,12 @@ import shutil
 import pytest
 
 from bert_tfx.modeling import training_run
-from bert_tfx.modeling.teacher_files import find_teacher
-from bert_tfx.modeling.trained_model import load_trained_model
+from bert_tfx.modeling.export.teacher_files import find_teacher
+from bert_tfx.modeling.export.trained_model import load_trained_model
 from bert_tfx.pipeline import cli
-from bert_tfx.pipeline.commands import options, train
-from bert_tfx.pipeline.config import make_config
+from bert_tfx.pipeline.commands import train
+from bert_tfx.pipeline.configuration import options
+from bert_tfx.pipeline.configuration.config import make_config
 
 FRAMEWORKS = r"\b(tensorflow|keras|apache_beam|tfx|numpy)\b"
 
@@ -119,7 +120,7 @@ def test_vocabulary_is_learned_where_none_is_given(bert_tfx, place):
     done = bert_tfx("train", *arguments.split()).check(0)
     assert "learning a vocabulary from the training rows" in done.stdout
     assert "lovely" in (place / "model" / "vocab.txt").read_text(encoding="utf-8").split()
-    assert load_trained_model("model").classifier.encoder.vocab_size == len(
+    assert load_trained_model("model").classifier.encoder.config.vocab_size == len(
         (place / "model" / "vocab.txt").read_text(encoding="utf-8").splitlines()
     )
 
@@ -152,7 +153,7 @@ def test_student_learns_from_a_teacher(bert_tfx, place):
     done = bert_tfx(*STUDENT.split()).check(0)
     assert f"bert from layers 2 of {place}/toy with " in done.stdout
     student = load_trained_model(str(place / "student"))
-    assert student.classifier.encoder.num_layers == 1
+    assert student.classifier.encoder.config.num_layers == 1
     about = student.training["distillation"]
     assert (about["teachers"], about["temperature"], about["alpha"]) == ([f"{place}/toy"], 3.0, 0.8)
     told = bert_tfx("test", "--save_dir", "student", "--data", "glue").check(0)

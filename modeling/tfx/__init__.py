@@ -1,0 +1,1 @@
+"""Everything that computes: tokenizer, encoders, classifier, training and export."""
