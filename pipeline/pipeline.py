@@ -135,7 +135,8 @@ def create_pipeline(
         examples=examples,
         schema=schema,
         preprocessing_fn=f"{_PREPROCESSING}.preprocessing_fn",
-        stats_options_updater_fn=f"{_PREPROCESSING}.stats_options_updater_fn",
+        # TokenStatistics says what is read of them.
+        disable_statistics=True,
         splits_config=transform_pb2.SplitsConfig(analyze=[TRAIN], transform=[TRAIN, EVAL]),
         custom_config={
             "vocab_file": config.vocab_file,

@@ -66,6 +66,7 @@ class TokenFacts:
         rows: Its rows.
         mean_tokens: Tokens a row, special ones included.
         median_tokens: The same.
+        p90_tokens: What nine tenths of the rows have at most; an estimate, as the median.
         max_tokens: The same.
         truncated_rows: Rows that lost tokens.
         unknown_tokens: Tokens that the vocabulary does not have.
@@ -75,6 +76,7 @@ class TokenFacts:
     rows: int
     mean_tokens: float
     median_tokens: float
+    p90_tokens: float
     max_tokens: int
     truncated_rows: int
     unknown_tokens: int
@@ -98,10 +100,12 @@ def token_facts(statistics: SplitStatistics, task: Task) -> TokenFacts:
     lengths = features[NUM_TOKENS].num_stats
     rows = num_rows(statistics)
     special = 3 if task.is_pair else 2
+    deciles = next(h for h in lengths.histograms if h.type == h.QUANTILES).buckets
     return TokenFacts(
         rows=rows,
         mean_tokens=round(lengths.mean, 2),
         median_tokens=lengths.median,
+        p90_tokens=deciles[-1].low_value,
         max_tokens=int(lengths.max),
         truncated_rows=rows - int(features[NUM_TRUNCATED].num_stats.num_zeros),
         unknown_tokens=round(_mean(statistics, NUM_UNKNOWN) * rows),

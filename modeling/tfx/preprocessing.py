@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
-import tensorflow_data_validation as tfdv
 import tensorflow_transform as tft
-from tensorflow_metadata.proto.v0 import schema_pb2
 
 from bert_tfx.modeling.text import tokenization
-from bert_tfx.modeling.text.features import TOKEN_IDS, text_features
+from bert_tfx.modeling.text.features import text_features
 from bert_tfx.schema.tasks import LABEL, TEXT_A, TEXT_B
 
 VOCAB_ASSET = "vocab"
@@ -46,23 +44,3 @@ def preprocessing_fn(
         max_length=custom_config["max_length"],
     )
     return {**features, LABEL: inputs[LABEL]}
-
-
-def stats_options_updater_fn(
-    stats_type: Any, stats_options: tfdv.StatsOptions
-) -> tfdv.StatsOptions:
-    """Has TFDV look at the tokens after the transform as language, not as numbers."""
-    from tfx.components.transform import stats_options_util
-
-    if stats_type != stats_options_util.StatsType.POST_TRANSFORM:
-        return stats_options
-    schema = stats_options.schema
-    # TFDV sees a ragged tensor's rows under the tensor's name; the schema names its flat values.
-    domain = schema.feature.add(name=TOKEN_IDS, type=schema_pb2.INT).natural_language_domain
-    domain.vocabulary = VOCAB_ASSET
-    for token in (tokenization.CLS, tokenization.SEP, tokenization.UNK):
-        domain.token_constraints.add(string_value=token)
-    domain.coverage.excluded_string_tokens.extend([tokenization.CLS, tokenization.SEP])
-    domain.coverage.oov_string_tokens.append(tokenization.UNK)
-    stats_options.schema = schema
-    return stats_options

@@ -9,11 +9,9 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import tensorflow_data_validation as tfdv
 import tensorflow_model_analysis as tfma
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
-from tensorflow_metadata.proto.v0 import statistics_pb2
 from tfx.utils import path_utils
 
 from bert_tfx.components.data_gate import checks
@@ -24,13 +22,11 @@ from bert_tfx.components.promotion_gate.decision import Decision
 from bert_tfx.components.report import artifacts
 from bert_tfx.components.report.variants import settings_text
 from bert_tfx.components.serving_gate import executor as serving_gate
-from bert_tfx.modeling.text.features import NUM_TOKENS, NUM_TRUNCATED, TOKEN_IDS
-from bert_tfx.modeling.text.tokenization import CLS
 from bert_tfx.pipeline.configuration.config import Config
 from bert_tfx.pipeline.evaluation import ACCURACY
 from bert_tfx.pipeline.execution.local_runner import NodeRun
 from bert_tfx.pipeline.metadata.store import open_store
-from bert_tfx.schema.tasks import LABEL
+from bert_tfx.schema.tasks import LABEL, TRAIN
 
 _WIDTH = 100
 _OVERALL = {
@@ -97,7 +93,7 @@ def summarize(config: Config, runs: Sequence[NodeRun]) -> Summary:
             f"{counts['rejected']:,} rejected"
         )
     lines += _warning_lines(outputs)
-    lines += _token_lines(outputs["Transform"]["post_transform_stats"].uri)
+    lines += _token_lines(outputs[checks.TOKENS]["report"].uri)
     lines.append(f"Started     {_origin(outputs['Trainer']['model'].uri)}")
     evaluation = outputs["Evaluator"]["evaluation"].uri
     measured = _metrics(evaluation)
@@ -238,24 +234,15 @@ def _table(runs: Sequence[NodeRun]) -> list[str]:
     return [*rows, f"{'all':{width}}  {'':7}{total:8.1f} s"]
 
 
-def _token_lines(statistics_uri: str) -> list[str]:
-    """Says what TFDV counted after the transform, over the rows to train and evaluate on."""
-    statistics = tfdv.load_stats_binary(os.path.join(statistics_uri, "FeatureStats.pb"))
-    features = {feature.path.step[0]: feature for feature in statistics.datasets[0].features}
-    rows = statistics.datasets[0].num_examples
-
-    lengths = features[NUM_TOKENS].num_stats
-    deciles = next(h for h in lengths.histograms if h.type == h.QUANTILES).buckets
-    cut = 1 - features[NUM_TRUNCATED].num_stats.num_zeros / rows
-    language = statistics_pb2.NaturalLanguageStatistics()
-    features[TOKEN_IDS].custom_stats[0].any.Unpack(language)
-    cls = next(t for t in language.token_statistics if t.string_token == CLS)
-    exactly_one = cls.per_sequence_min_frequency == cls.per_sequence_max_frequency == 1
+def _token_lines(report_uri: str) -> list[str]:
+    """Says what TokenGate found of the rows to train on."""
+    facts = json.loads(_read(report_uri, checks.REPORT_FILE))["splits"][TRAIN]
+    cut = facts["truncated_rows"] / facts["rows"]
+    unknown = facts["unknown_tokens"] / max(1, facts["tokens"])
     return [
-        f"Tokens      {lengths.mean:.1f} a row, median {lengths.median:.0f}, 90% up to "
-        f"{deciles[-1].low_value:.0f}, longest {lengths.max:.0f}; {cut:.1%} of the rows cut",
-        f"            {1 - language.feature_coverage:.2%} unknown; "
-        + ("one [CLS] in every row" if exactly_one else "NOT one [CLS] in every row"),
+        f"Tokens      {facts['mean_tokens']:.1f} a row to train on, median "
+        f"{facts['median_tokens']:.0f}, 90% up to {facts['p90_tokens']:.0f}, longest "
+        f"{facts['max_tokens']}; {cut:.1%} of the rows cut, {unknown:.2%} of the tokens unknown"
     ]
 
 

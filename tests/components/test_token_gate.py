@@ -52,12 +52,13 @@ def test_facts_of_a_split(task, special):
         rows=4,
         mean_tokens=22.0,
         median_tokens=facts.median_tokens,
+        p90_tokens=facts.p90_tokens,
         max_tokens=64,
         truncated_rows=1,
         unknown_tokens=15,
         tokens=88 - 4 * special,
     )
-    assert 8 <= facts.median_tokens <= 10
+    assert 8 <= facts.median_tokens <= 10 <= facts.p90_tokens <= 64
 
 
 def test_cut_rows_and_unknown_tokens_are_held_against_their_limits():
@@ -65,6 +66,7 @@ def test_cut_rows_and_unknown_tokens_are_held_against_their_limits():
         rows=1000,
         mean_tokens=12.0,
         median_tokens=11.0,
+        p90_tokens=20.0,
         max_tokens=32,
         truncated_rows=250,
         unknown_tokens=6000,
