@@ -8,7 +8,6 @@ from tfx import types
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
-from bert_tfx.components.model_pusher.storage import storage_of
 from bert_tfx.components.model_pusher.version_folder import ABOUT_FILE
 from bert_tfx.schema.errors import InputError
 
@@ -44,7 +43,8 @@ def read_exported_model(path: str) -> ExportedModel:
     """
     about_file = os.path.join(path, ABOUT_FILE)
     try:
-        about = json.loads(storage_of(path).read(about_file))
+        with open(about_file, encoding="utf-8") as file:
+            about = json.load(file)
         training = about["training"]
         # Those of the model before a compression tell nothing of this one.
         accuracies = [] if "compressions" in training else training.get("seed_accuracies", [])

@@ -36,7 +36,6 @@ from bert_tfx.components.tsv_example_gen.component import TsvExampleGen
 from bert_tfx.components.variant_gate.component import VariantGate
 from bert_tfx.modeling.checkpoints.files import find_checkpoint
 from bert_tfx.modeling.distillation.settings import Distillation
-from bert_tfx.pipeline.configuration.beam_engine import BeamEngine
 from bert_tfx.pipeline.configuration.config import Config
 from bert_tfx.pipeline.configuration.variants import ANSWERS, CONTROL, STUDENT, TEACHER
 from bert_tfx.pipeline.evaluation import eval_config
@@ -97,9 +96,6 @@ def create_pipeline(
         fingerprint=source_fingerprint(_TSV_EXAMPLE_GEN),
     )
     examples = example_gen.outputs["examples"]
-    if not config.beam.sees_local_files:
-        # The rows lie in local files; from here on they are artifacts.
-        example_gen.with_beam_pipeline_args(BeamEngine().arguments())
 
     # The data is held against the task's schema, itself and the data of the last run that was
     # accepted, before anything learns from it.
@@ -466,12 +462,7 @@ def _variant_inputs(
 def _give_workers(config: Config, nodes: Sequence[base_node.BaseNode]) -> None:
     """Gives nodes their workers; refuses resources that no node would ever take."""
     by_name = {node.id: node for node in nodes}
-    beam = [
-        node.id
-        for node in nodes
-        if isinstance(node, base_beam_component.BaseBeamComponent)
-        and (config.beam.sees_local_files or not isinstance(node, TsvExampleGen))
-    ]
+    beam = [node.id for node in nodes if isinstance(node, base_beam_component.BaseBeamComponent)]
     for name, given in config.resources.items():
         if name not in by_name:
             raise InputError(

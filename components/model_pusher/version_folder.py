@@ -8,9 +8,8 @@ passes over all other names. So what a child's name says is all the state there 
     .rolled-back-<number>   hidden by a rollback, whole; its model is not pushed again
     .taken-back-<number>    the server did not serve it; only the records are left
     .pruned-<number>        being deleted
-    .writing-<number>       a file, on remote file systems only: <number> is not whole
 
-Loads no framework where the folder is on this machine.
+Loads no framework.
 """
 
 import dataclasses
@@ -22,11 +21,12 @@ import json
 import logging
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bert_tfx.components.model_pusher.storage import Storage, copy_file, storage_of
+from bert_tfx.components.model_pusher import files
 from bert_tfx.schema.errors import InputError
 
 _logger = logging.getLogger(__name__)
@@ -41,8 +41,7 @@ _STAGING = ".staging-"
 _ROLLED_BACK = ".rolled-back-"
 _TAKEN_BACK = ".taken-back-"
 _PRUNED = ".pruned-"
-_WRITING = ".writing-"
-_PREFIXES = (_STAGING, _ROLLED_BACK, _TAKEN_BACK, _PRUNED, _WRITING)
+_PREFIXES = (_STAGING, _ROLLED_BACK, _TAKEN_BACK, _PRUNED)
 _NAME = re.compile(f"({'|'.join(map(re.escape, _PREFIXES))}|)([0-9]+)")
 _MAX_VERSION = 2**63 - 1
 
@@ -139,19 +138,12 @@ class VersionFolder:
 
     def __init__(self, base_directory: str) -> None:
         self.path = base_directory
-        self._storage = storage_of(base_directory)
 
     # === What is there ===
 
     def numbers(self, state: State = State.PUSHED) -> list[int]:
         """Returns the versions of a state, the latest last."""
-        found = self._found()
-        numbers = sorted(found[_PREFIX[state]])
-        if state is State.PUSHED:
-            return [number for number in numbers if number not in found[_WRITING]]
-        if self._storage.is_local:
-            return numbers
-        return [number for number in numbers if self._change(number, state)]
+        return sorted(self._found()[_PREFIX[state]])
 
     def versions(self) -> list[Version]:
         """Returns all versions that are known of, in the order of their numbers."""
@@ -179,7 +171,8 @@ class VersionFolder:
     def _found(self) -> dict[str, dict[int, str]]:
         """Returns the names by prefix and number."""
         found: dict[str, dict[int, str]] = {prefix: {} for prefix in ("", *_PREFIXES)}
-        for name in self._storage.names(self.path):
+        names = os.listdir(self.path) if os.path.isdir(self.path) else []
+        for name in sorted(names):
             if (match := _NAME.fullmatch(name)) and int(match[2]) <= _MAX_VERSION:
                 found[match[1]][int(match[2])] = name
         return found
@@ -194,7 +187,8 @@ class VersionFolder:
     def _read(self, path: str) -> dict[str, Any]:
         """Returns a record; an empty one where there is none, or none that can be understood."""
         try:
-            content = json.loads(self._storage.read(path))
+            with open(path, encoding="utf-8") as file:
+                content = json.load(file)
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
@@ -218,12 +212,11 @@ class VersionFolder:
         Raises:
             InputError: If it is no SavedModel, or a rollback has hidden this very model.
         """
-        source = storage_of(model_path)
-        sizes = source.sizes(model_path)
+        sizes = files.sizes(model_path)
         if _SAVED_MODEL_FILE not in sizes:
             raise InputError(f"{model_path}: no SavedModel; {_SAVED_MODEL_FILE} is missing")
         self.clean_up()
-        hashes = {name: source.sha256(os.path.join(model_path, name)) for name in sizes}
+        hashes = {name: files.sha256(os.path.join(model_path, name)) for name in sizes}
         fingerprint = _fingerprint(hashes)
         for number in reversed(self.numbers()):
             if self._is_model(number, sizes, fingerprint):
@@ -248,17 +241,11 @@ class VersionFolder:
             "bert_tfx": importlib.metadata.version("bert-tfx"),
         }
         target = os.path.join(self.path, str(number))
-        if self._storage.is_local:
-            staging = self._hidden(_STAGING, number)
-            _copy(source, model_path, self._storage, staging, sizes)
-            self._write(os.path.join(staging, MARKER_FILE), marker)
-            self._storage.sync(staging)
-            self._storage.rename_folder(staging, target)
-        else:
-            self._write(self._hidden(_WRITING, number), {"time": _now()})
-            _copy(source, model_path, self._storage, target, sizes)
-            self._write(os.path.join(target, MARKER_FILE), marker)
-            self._storage.remove_file(self._hidden(_WRITING, number))
+        staging = self._hidden(_STAGING, number)
+        files.copy_folder(model_path, staging)
+        self._write(os.path.join(staging, MARKER_FILE), marker)
+        files.sync(staging)
+        files.rename_folder(staging, target)
         return Pushed(number, target, is_new=True, marker=marker)
 
     def is_accepted(self, number: int) -> bool:
@@ -268,7 +255,7 @@ class VersionFolder:
         """
         folder = self._folder(number)
         asked = self._read(os.path.join(folder, MARKER_FILE)).get("server")
-        return not asked or self._storage.exists(os.path.join(folder, SERVED_FILE))
+        return not asked or os.path.exists(os.path.join(folder, SERVED_FILE))
 
     def accept(self, number: int, server: str) -> None:
         """Notes that a server has answered with a version."""
@@ -288,13 +275,13 @@ class VersionFolder:
         if marked := self._read(os.path.join(self._folder(number), MARKER_FILE)).get("sha256"):
             return bool(marked == fingerprint)
         folder = self._folder(number)
-        there = {n: s for n, s in self._storage.sizes(folder).items() if n not in _RECORDS}
+        there = {n: s for n, s in files.sizes(folder).items() if n not in _RECORDS}
         return there == sizes and self._hashed(number) == fingerprint
 
     def _hashed(self, number: int) -> str:
         folder = self._folder(number)
-        names = [name for name in self._storage.sizes(folder) if name not in _RECORDS]
-        return _fingerprint({n: self._storage.sha256(os.path.join(folder, n)) for n in names})
+        names = [name for name in files.sizes(folder) if name not in _RECORDS]
+        return _fingerprint({n: files.sha256(os.path.join(folder, n)) for n in names})
 
     # === Rollback ===
 
@@ -365,17 +352,8 @@ class VersionFolder:
         for number in sorted(numbers, reverse=True):
             source = self._hidden(_ROLLED_BACK, number)
             target = os.path.join(self.path, str(number))
-            if self._storage.is_local:
-                self._storage.rename_folder(source, target)
-                self._storage.remove_file(os.path.join(target, ROLLED_BACK_FILE))
-            else:
-                names = self._storage.sizes(source).keys() - {ROLLED_BACK_FILE}
-                self._write(self._hidden(_WRITING, number), {"time": _now()})
-                _copy(self._storage, source, self._storage, target, names)
-                self._storage.remove_file(self._hidden(_WRITING, number))
-                # Gone first: a hidden copy without it does not count.
-                self._storage.remove_file(os.path.join(source, ROLLED_BACK_FILE))
-                self._storage.remove_folder(source)
+            files.rename_folder(source, target)
+            os.remove(os.path.join(target, ROLLED_BACK_FILE))
 
     # === Removal ===
 
@@ -396,87 +374,43 @@ class VersionFolder:
     def prune(self, numbers: Iterable[int]) -> None:
         """Deletes versions (`to_prune`), and the records of versions taken back before the last."""
         for number in sorted(numbers):
-            if self._storage.is_local:
-                self._storage.rename_folder(self._folder(number), self._hidden(_PRUNED, number))
-                self._storage.remove_folder(self._hidden(_PRUNED, number))
-            else:
-                self._remove_remote(number)
+            files.rename_folder(self._folder(number), self._hidden(_PRUNED, number))
+            shutil.rmtree(self._hidden(_PRUNED, number))
         highest = self._highest()
         for number in self.numbers(State.TAKEN_BACK):
             # The highest number of all stays known: the next one must lie above it.
             if number < highest:
-                self._storage.remove_folder(self._hidden(_TAKEN_BACK, number))
+                shutil.rmtree(self._hidden(_TAKEN_BACK, number))
 
     def clean_up(self) -> None:
         """Finishes or removes what calls that were killed have left behind."""
         found = self._found()
         for prefix in (_STAGING, _PRUNED):
             for name in found[prefix].values():
-                self._storage.remove_folder(os.path.join(self.path, name))
+                shutil.rmtree(os.path.join(self.path, name))
         for number in found[_TAKEN_BACK]:
             self._strip(self._hidden(_TAKEN_BACK, number))
-        if self._storage.is_local:
-            return
-        for state in (State.ROLLED_BACK, State.TAKEN_BACK):
-            for number in found[_PREFIX[state]]:
-                if not self._change(number, state):
-                    self._storage.remove_folder(self._hidden(_PREFIX[state], number))
-                elif number in found[""]:
-                    self._remove_remote(number)
-        for number, name in self._found()[_WRITING].items():
-            if self._storage.exists(os.path.join(self._folder(number), MARKER_FILE)):
-                self._storage.remove_file(os.path.join(self.path, name))
-            else:
-                self._remove_remote(number)
 
     def _hide(self, number: int, prefix: str, name: str, record: Mapping[str, Any]) -> None:
         """Puts a version where no server looks, with a record of why."""
         folder, hidden = self._folder(number), self._hidden(prefix, number)
-        if self._storage.is_local:
-            self._write(os.path.join(folder, name), record)
-            self._storage.rename_folder(folder, hidden)
-        else:
-            names = {*self._storage.sizes(folder)}
-            if prefix == _TAKEN_BACK:
-                names &= {*_RECORDS}
-            _copy(self._storage, folder, self._storage, hidden, names)
-            # Last: a hidden copy without it does not count.
-            self._write(os.path.join(hidden, name), record)
-            self._remove_remote(number)
-
-    def _remove_remote(self, number: int) -> None:
-        writing, folder = self._hidden(_WRITING, number), self._folder(number)
-        self._write(writing, {"time": _now()})
-        self._storage.remove_file(os.path.join(folder, MARKER_FILE))
-        self._storage.remove_folder(folder)
-        self._storage.remove_file(writing)
+        self._write(os.path.join(folder, name), record)
+        files.rename_folder(folder, hidden)
 
     def _strip(self, folder: str) -> None:
         """Leaves only the records in a folder."""
-        for name in self._storage.names(folder):
+        for name in os.listdir(folder):
             path = os.path.join(folder, name)
             if name in _RECORDS:
                 continue
-            if self._storage.is_folder(path):
-                self._storage.remove_folder(path)
+            if os.path.isdir(path):
+                shutil.rmtree(path)
             else:
-                self._storage.remove_file(path)
+                os.remove(path)
 
     def _write(self, path: str, record: Mapping[str, Any]) -> None:
         content = json.dumps(record, ensure_ascii=False, indent=1) + "\n"
-        self._storage.write(path, content.encode())
-
-
-def _copy(
-    source: Storage, folder: str, target: Storage, target_folder: str, names: Iterable[str]
-) -> None:
-    """Copies a model's files; `saved_model.pb`, without which nothing loads it, comes late.
-
-    The marker is later still: it says that all the others are there.
-    """
-    last = (_SAVED_MODEL_FILE, MARKER_FILE)
-    for name in sorted(names, key=lambda name: (name in last, name == MARKER_FILE, name)):
-        copy_file(source, os.path.join(folder, name), target, os.path.join(target_folder, name))
+        files.write(path, content.encode())
 
 
 def _fingerprint(hashes: Mapping[str, str]) -> str:

@@ -16,7 +16,7 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
 from bert_tfx.components.exported_model import ExportedModel, exported_model
-from bert_tfx.components.model_pusher.storage import storage_of
+from bert_tfx.components.model_pusher.files import sizes
 from bert_tfx.components.model_pusher.version_folder import VersionFolder
 from bert_tfx.components.predictor.predictions import read_examples
 from bert_tfx.components.serving_gate.limits import ServingLimits
@@ -30,11 +30,15 @@ from bert_tfx.components.serving_gate.requests import (
     hostile_requests,
     largest_difference,
 )
-from bert_tfx.components.serving_gate.served import as_row, measure_in_turns, served
+from bert_tfx.components.serving_gate.served import as_row, measure_in_turns
 from bert_tfx.schema.tasks import EVAL
 from bert_tfx.serving.errors import BadAnswer, ServingError
 from bert_tfx.serving.model_api import SERVE_TEXT
-from bert_tfx.serving.server_process import ServerProcess, installed_program
+from bert_tfx.serving.server_process import (
+    ServerProcess,
+    installed_program,
+    one_model_server,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -108,12 +112,12 @@ def _findings(
     tolerance = limits.serving_tolerance or _TOLERANCES.get(model.storage, _TOLERANCE)
     findings: dict[str, Any] = {
         "program": installed_program(),
-        "model_bytes": sum(storage_of(model.path).sizes(model.path).values()),
+        "model_bytes": sum(sizes(model.path).values()),
         "limits": dataclasses.asdict(limits) | {"serving_tolerance": tolerance},
     }
     problems: list[str] = []
     try:
-        with served(model.path, limits.serving_timeout) as server:
+        with one_model_server(model.path, timeout=limits.serving_timeout) as server:
             findings["seconds_to_available"] = server.seconds
             problems += _answers(server, model, golden, tolerance, findings)
             if not problems:
@@ -212,7 +216,7 @@ def _speed(
         targets = {"candidate": server.target}
         if last is not None:
             targets["last_pushed"] = stack.enter_context(
-                served(last, limits.serving_timeout)
+                one_model_server(last, timeout=limits.serving_timeout)
             ).target
         measured = measure_in_turns(targets, texts)
     findings["load"] = measured

@@ -1,14 +1,11 @@
 """Models in model servers of their own, and how fast they answer beside one another."""
 
 import contextlib
-import os
 import statistics
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
-from bert_tfx.components.model_pusher.storage import copy_file, storage_of
 from bert_tfx.serving.client import Row
 from bert_tfx.serving.errors import ServingError
 from bert_tfx.serving.load import Load, measure
@@ -25,31 +22,6 @@ _WARM_UP_SECONDS = 0.1
 
 
 @contextlib.contextmanager
-def served(path: str, timeout: float) -> Iterator[ServerProcess]:
-    """Serves a model, from a copy where it does not lie on this machine.
-
-    Args:
-        path: The folder of its SavedModel.
-        timeout: Seconds that the server has to load it.
-
-    Yields:
-        The server.
-
-    Raises:
-        ServingError: As `model_server`.
-    """
-    source = storage_of(path)
-    with tempfile.TemporaryDirectory() as folder:
-        if not source.is_local:
-            for name in source.sizes(path):
-                copied = os.path.join(folder, name)
-                copy_file(source, os.path.join(path, name), storage_of(copied), copied)
-            path = folder
-        with one_model_server(path, timeout=timeout) as server:
-            yield server
-
-
-@contextlib.contextmanager
 def all_served(
     paths: Mapping[str, str], timeout: float
 ) -> Iterator[Mapping[str, ServerProcess | ServingError]]:
@@ -63,7 +35,7 @@ def all_served(
         For each name the server, or why there is none.
     """
     with contextlib.ExitStack() as stack, futures.ThreadPoolExecutor(len(paths)) as pool:
-        contexts = {name: served(path, timeout) for name, path in paths.items()}
+        contexts = {name: one_model_server(path, timeout=timeout) for name, path in paths.items()}
         starting = {name: pool.submit(context.__enter__) for name, context in contexts.items()}
         servers: dict[str, ServerProcess | ServingError] = {}
         for name, future in starting.items():

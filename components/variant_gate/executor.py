@@ -16,7 +16,7 @@ from tfx.utils import io_utils
 
 from bert_tfx.components.data_gate.repeats import read_leaked_eval_rows
 from bert_tfx.components.exported_model import ExportedModel, exported_model
-from bert_tfx.components.model_pusher.storage import copy_file, storage_of
+from bert_tfx.components.model_pusher.files import copy_folder, sizes
 from bert_tfx.components.model_pusher.version_folder import ABOUT_FILE
 from bert_tfx.components.predictor.predictions import (
     LEAKED,
@@ -132,7 +132,7 @@ class Executor(base_executor.BaseExecutor):
         )
         goes_on = BEFORE if exec_properties["goes_back"] and not judgement.accepted else VARIANT
         model = artifact_utils.get_single_instance(output_dict["model"])
-        _copy(artifact_utils.get_single_uri(input_dict[goes_on]), model.uri)
+        copy_folder(artifact_utils.get_single_uri(input_dict[goes_on]), model.uri)
         model.set_string_custom_property(VARIANT_NAME, names[goes_on])
 
 
@@ -241,16 +241,9 @@ def _ask_slices(asker: Asker, texts: Sequence[Mapping[str, bytes]]) -> dict[str,
 
 def _about(path: str) -> dict[str, int]:
     """Returns a model's number of parameters and the size of its export."""
-    storage = storage_of(path)
-    shapes = json.loads(storage.read(os.path.join(path, ABOUT_FILE)))["weights"]
+    with open(os.path.join(path, ABOUT_FILE), encoding="utf-8") as file:
+        shapes = json.load(file)["weights"]
     return {
         "parameters": sum(math.prod(shape) for shape in shapes.values()),
-        "bytes": sum(storage.sizes(path).values()),
+        "bytes": sum(sizes(path).values()),
     }
-
-
-def _copy(source: str, target: str) -> None:
-    """Copies a model's folder."""
-    storage, own = storage_of(source), storage_of(target)
-    for name in storage.sizes(source):
-        copy_file(storage, os.path.join(source, name), own, os.path.join(target, name))

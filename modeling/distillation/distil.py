@@ -64,7 +64,7 @@ def distilling(teaching: Teaching) -> Callable[..., Progress]:
             taught = with_soft_targets(train_rows, teaching, recipe)
         weights = class_weights(recipe, taught.labels, student.num_labels)
         if settings.intermediate_epochs:
-            logger.info("the teacher's layers first: %d epochs", settings.intermediate_epochs)
+            logger.info("epochs of the teacher's layers first: %d", settings.intermediate_epochs)
             fine_tune(
                 student,
                 taught,

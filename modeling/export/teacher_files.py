@@ -12,6 +12,7 @@ from typing import Any
 from bert_tfx.modeling.checkpoints.archives import sha256_of
 from bert_tfx.modeling.checkpoints.files import CLASSIFIER_FILE, MODEL_FILE, VOCAB_FILE
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.paths import absolute
 from bert_tfx.schema.tasks import Task
 
 NO_TEACHER = (
@@ -94,7 +95,7 @@ def find_teacher(path: str) -> TeacherFiles:
     Raises:
         InputError: If it is neither, or what it says of itself is malformed.
     """
-    folder = os.path.abspath(os.path.expanduser(path))
+    folder = absolute(path)
     if not os.path.isdir(folder):
         raise InputError(f"{folder}: no such folder; --teacher names a trained model")
     exported = os.path.join(folder, _EXPORTED_FILE)

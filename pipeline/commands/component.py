@@ -81,7 +81,6 @@ def _run(arguments: argparse.Namespace) -> int:
     # The task's files are looked at before the frameworks load: a wrong path answers at once.
     config.slice_columns  # noqa: B018
     arguments.fault_folder = config.output_dir
-    config.beam.check_files()
     config.beam.check_here()
     console = Console(sys.stdout)
     # Who waits, waits without the frameworks.

@@ -19,6 +19,7 @@ from bert_tfx.pipeline.commands.model_data import data_folder, task_to_ask
 from bert_tfx.pipeline.configuration import options
 from bert_tfx.pipeline.process.console import Console, logged, quieten
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.paths import absolute
 from bert_tfx.schema.tasks import EVAL, TRAIN, resolve_layout
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
     given = {n: v for n, v in vars(arguments).items() if n in names and v is not None}
     settings = Compression(**given)
     corpus = _corpus(arguments)
-    model_path = os.path.abspath(os.path.expanduser(arguments.model_path))
+    model_path = absolute(arguments.model_path)
     output = pathlib.Path(arguments.output).expanduser().absolute()
     if output.exists():
         raise InputError(f"{output}: exists already; --output names a new folder")
@@ -179,7 +180,7 @@ def _corpus(arguments: argparse.Namespace) -> str | None:
         return None
     if not arguments.prune_vocab:
         raise InputError("corpus says how to choose tokens: it goes with prune_vocab")
-    corpus = os.path.abspath(os.path.expanduser(arguments.corpus))
+    corpus = absolute(arguments.corpus)
     if not os.path.isfile(corpus):
         raise InputError(f"{corpus}: no such file; --corpus names a file of texts")
     return corpus

@@ -7,6 +7,7 @@ from bert_tfx.pipeline.configuration import options
 from bert_tfx.pipeline.configuration.pretrained import checkpoint_folder
 from bert_tfx.pipeline.process.console import quieten
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.paths import absolute
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -28,7 +29,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 def run(arguments: argparse.Namespace) -> int:
     """Converts; returns the exit code."""
-    folder = os.path.abspath(os.path.expanduser(arguments.output))
+    folder = absolute(arguments.output)
     if os.path.exists(folder):
         raise InputError(f"{folder}: exists already; --output names a new folder")
     path = checkpoint_folder(arguments.model_path)

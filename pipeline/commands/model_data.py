@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from bert_tfx.pipeline.configuration import options
 from bert_tfx.pipeline.configuration.config import task_of
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.paths import absolute
 from bert_tfx.schema.tasks import TASKS, Task, resolve_layout
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def data_folder(arguments: argparse.Namespace) -> str:
     data = arguments.data or (str(options.SAMPLE) if arguments.task == "sample" else None)
     if data is None:
         raise InputError("--data_dir is missing: it names the folder of the task's TSV files")
-    data_dir = os.path.abspath(os.path.expanduser(data))
+    data_dir = absolute(data)
     if not os.path.isdir(data_dir):
         raise InputError(f"{data_dir}: no such folder; --data_dir names the task's TSV files")
     if arguments.max_rejects < 0:

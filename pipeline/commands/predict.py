@@ -185,7 +185,6 @@ def _run_without_server(arguments: argparse.Namespace) -> int:
             raise InputError(f"{path}: {error}") from error
         return 0
     engine = _engine(arguments)
-    engine.check_files()
     engine.check_here()
     with logged(Console(sys.stderr, indent=0)):
         quieten(verbose=False)

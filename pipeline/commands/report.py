@@ -6,6 +6,7 @@ from typing import Any
 
 from bert_tfx.pipeline.process.console import quieten
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.paths import absolute
 
 _COMPARISON = "comparison.html"
 
@@ -74,7 +75,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from bert_tfx.components.report.page import comparison_page
     from bert_tfx.pipeline.reporting.run_report import write_whole
 
-    path = os.path.abspath(os.path.expanduser(arguments.to or _COMPARISON))
+    path = absolute(arguments.to or _COMPARISON)
     first, second = (_content(reference, arguments.output) for reference in arguments.compare)
     try:
         folder = os.path.dirname(path)
@@ -91,7 +92,7 @@ def _content(reference: str, output: str | None) -> dict[str, Any]:
     """Returns the content of the report of a run that the user names."""
     from bert_tfx.pipeline.reporting.run_report import load_content, run_content
 
-    path = os.path.abspath(os.path.expanduser(reference))
+    path = absolute(reference)
     if os.path.isfile(path):
         return load_content(path)
     if os.path.isdir(path):
@@ -105,4 +106,4 @@ def _content(reference: str, output: str | None) -> dict[str, Any]:
 
 
 def _folder(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path))
+    return absolute(path)

@@ -223,7 +223,6 @@ def run(arguments: argparse.Namespace) -> int:
     # The task's files are looked at before the frameworks load: a wrong path answers at once.
     config.slice_columns  # noqa: B018
     arguments.fault_folder = config.output_dir
-    config.beam.check_files()
     config.beam.check_here()
     with exclusive(config.output_dir):
         last = read_last_run(config.output_dir)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.paths import absolute
 
 if TYPE_CHECKING:
     # ML Metadata is loaded where it is read: those who only ask a server do without.
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Lists the runs; returns the exit code."""
     from bert_tfx.pipeline.metadata.lineage import read_runs
 
-    folder = os.path.abspath(os.path.expanduser(arguments.output))
+    folder = absolute(arguments.output)
     found = [_summary(one) for one in read_runs(folder)]
     if arguments.json:
         print(json.dumps(found, ensure_ascii=False, indent=1))

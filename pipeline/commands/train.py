@@ -22,6 +22,7 @@ from bert_tfx.pipeline.process.console import Console, logged, quieten
 from bert_tfx.pipeline.process.fingerprint import file_fingerprint
 from bert_tfx.pipeline.process.output_lock import exclusive
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.paths import absolute
 from bert_tfx.schema.tasks import EVAL, TRAIN
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def train(arguments: argparse.Namespace) -> Training:
         )
     log_dir = os.path.join(config.output_dir, "logs")
     if arguments.log_dir:
-        log_dir = os.path.abspath(os.path.expanduser(arguments.log_dir))
+        log_dir = absolute(arguments.log_dir)
         try:
             os.makedirs(log_dir, exist_ok=True)
         except OSError as error:

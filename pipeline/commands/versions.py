@@ -7,9 +7,10 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
-from bert_tfx.pipeline.process.console import Console, logged, quieten
+from bert_tfx.pipeline.process.console import Console, logged
 from bert_tfx.pipeline.process.exit_codes import ExitCode
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.paths import absolute
 from bert_tfx.serving import DEFAULT_MODEL
 
 _SERVER_TIMEOUT = 30.0
@@ -179,10 +180,7 @@ def _path(arguments: argparse.Namespace) -> str:
         InputError: If there is none.
     """
     path = arguments.serving or f"{arguments.output.rstrip('/')}/serving"
-    if "://" in path:
-        quieten(verbose=False)
-        return path.rstrip("/")
-    path = os.path.abspath(os.path.expanduser(path))
+    path = absolute(path)
     if not os.path.isdir(path):
         raise InputError(
             f"{path}: no such folder; --serving names the one that the model server watches, "

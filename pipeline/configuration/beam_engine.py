@@ -20,7 +20,6 @@ MULTI_PROCESSING = "multi_processing"
 PORTABLE = "portable"
 FLINK = "flink"
 SPARK = "spark"
-DATAFLOW = "dataflow"
 
 # The settings of each engine, as Beam's flags; `beam_environment` becomes more than one.
 _FLAGS: Mapping[str, Mapping[str, str]] = {
@@ -44,17 +43,6 @@ _FLAGS: Mapping[str, Mapping[str, str]] = {
         "beam_environment": "",
         "beam_workers": "sdk_worker_parallelism",
     },
-    DATAFLOW: {
-        "dataflow_project": "project",
-        "dataflow_region": "region",
-        "dataflow_temp_location": "temp_location",
-        "dataflow_staging_location": "staging_location",
-        "dataflow_machine_type": "machine_type",
-        "dataflow_service_account": "service_account_email",
-        "dataflow_subnetwork": "subnetwork",
-        "beam_environment": "",
-        "beam_workers": "max_num_workers",
-    },
 }
 BEAM_RUNNERS = tuple(_FLAGS)
 BEAM_SETTINGS = tuple(dict.fromkeys(name for flags in _FLAGS.values() for name in flags))
@@ -64,20 +52,11 @@ _REQUIRED: Mapping[str, tuple[str, ...]] = {
     PORTABLE: ("beam_job_endpoint", "beam_environment"),
     FLINK: _CLUSTER_ENGINE,
     SPARK: _CLUSTER_ENGINE,
-    DATAFLOW: (
-        "dataflow_project",
-        "dataflow_region",
-        "dataflow_temp_location",
-        "beam_environment",
-    ),
 }
 _WHAT = {
     "beam_job_endpoint": "the address of the job service, such as localhost:8099",
     "beam_environment": "what the workers are: loopback, external=HOST:PORT of a worker pool, "
     "docker=IMAGE or process=COMMAND",
-    "dataflow_project": "the project of Google Cloud that pays",
-    "dataflow_region": "where the workers run, such as europe-west1",
-    "dataflow_temp_location": "a folder for temporary files, such as gs://bucket/tmp",
 }
 _MASTERS = {
     FLINK: "the address of Flink's job manager, such as http://localhost:8081, or [local]",
@@ -93,7 +72,6 @@ _RUNNERS = {
     PORTABLE: "PortableRunner",
     FLINK: "FlinkRunner",
     SPARK: "SparkRunner",
-    DATAFLOW: "DataflowRunner",
 }
 
 LOOPBACK = "loopback"
@@ -122,7 +100,7 @@ class BeamEngine:
         beam_runner: A name of `BEAM_RUNNERS`.
         beam_workers: How many workers, 1 or more: processes of `multi_processing` (default: one
             for each core), the job's parallelism on Flink, worker processes on each machine of
-            Spark, machines at most on Dataflow.
+            Spark.
         beam_job_endpoint: Address of the job service, HOST:PORT.
         beam_job_timeout: Seconds that a job may take, where the job service is Beam's own; by
             default an hour.
@@ -132,14 +110,6 @@ class BeamEngine:
             machine of the cluster).
         beam_master: Address of Flink's or Spark's master.
         beam_job_server_jar: Beam's job server for Flink or Spark, a file.
-        dataflow_project: Project of Google Cloud.
-        dataflow_region: Region of the workers.
-        dataflow_temp_location: Folder for temporary files, `gs://...`.
-        dataflow_staging_location: Folder for the job's own files, `gs://...`; by default the one
-            for temporary files.
-        dataflow_machine_type: Machine type of the workers.
-        dataflow_service_account: Service account of the workers.
-        dataflow_subnetwork: Subnetwork of the workers.
 
     Raises:
         InputError: If a setting is missing, malformed, or belongs to another engine.
@@ -152,13 +122,6 @@ class BeamEngine:
     beam_environment: str | None = None
     beam_master: str | None = None
     beam_job_server_jar: str | None = None
-    dataflow_project: str | None = None
-    dataflow_region: str | None = None
-    dataflow_temp_location: str | None = None
-    dataflow_staging_location: str | None = None
-    dataflow_machine_type: str | None = None
-    dataflow_service_account: str | None = None
-    dataflow_subnetwork: str | None = None
 
     def __post_init__(self) -> None:
         """Checks what can be said of the settings on any machine."""
@@ -187,13 +150,6 @@ class BeamEngine:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{_option(name)} must be 1 or more. Received: {value}")
-        for name in ("dataflow_temp_location", "dataflow_staging_location"):
-            value = getattr(self, name)
-            if value is not None and not value.startswith("gs://"):
-                raise InputError(
-                    f"{_option(name)} must be a folder of Cloud Storage, gs://... Received: "
-                    f"{value!r}"
-                )
         if self.beam_environment is not None:
             self._check_environment()
 
@@ -202,8 +158,6 @@ class BeamEngine:
             return _MASTERS[self.beam_runner]
         if name == "beam_job_server_jar":
             return f"the job server of Beam: {self._jar}"
-        if name == "beam_environment" and self.beam_runner == DATAFLOW:
-            return "the workers' image, as docker=IMAGE"
         return _WHAT[name]
 
     @property
@@ -219,10 +173,9 @@ class BeamEngine:
 
     def _check_environment(self) -> None:
         kind, value = self._environment
-        kinds = (DOCKER,) if self.beam_runner == DATAFLOW else tuple(_ENVIRONMENTS)
-        pattern = _ENVIRONMENTS[kind][0] if kind in kinds else None
+        pattern = _ENVIRONMENTS[kind][0] if kind in _ENVIRONMENTS else None
         if pattern is None or not re.fullmatch(pattern, value):
-            forms = ", ".join(_ENVIRONMENTS[kind][1] for kind in kinds)
+            forms = ", ".join(words for _, words in _ENVIRONMENTS.values())
             raise InputError(
                 f"--beam-environment must be {forms}. Received: {self.beam_environment!r}"
             )
@@ -273,12 +226,7 @@ class BeamEngine:
             # worker was killed, as Beam's own job service does not see that; but it ends jobs that
             # go well, too. Beam's default is 300.
             yield f"--job_server_timeout={_JOB_SECONDS}"
-        if runner == DATAFLOW:
-            # The image has all code; else Beam would be fetched from PyPI, and the main module
-            # would be pickled.
-            yield "--sdk_location=container"
-            yield "--no_save_main_session"
-        elif self.beam_environment is not None:
+        if self.beam_environment is not None:
             kind, value = self._environment
             yield f"--environment_type={kind.upper()}"
             if value:
@@ -288,24 +236,6 @@ class BeamEngine:
             value = getattr(self, name)
             if flag and value is not None:
                 yield f"--{flag}={value}"
-
-    @property
-    def sees_local_files(self) -> bool:
-        """Whether workers can see the disks that the process which submits the job sees."""
-        return self.beam_runner != DATAFLOW
-
-    def check_files(self) -> None:
-        """Checks that workers can see artifacts in a folder.
-
-        Raises:
-            InputError: If they cannot.
-        """
-        if not self.sees_local_files:
-            raise InputError(
-                f"--beam-runner {self.beam_runner}: its workers see no disk of this machine, and "
-                "this command keeps its files in folders. A pipeline on Kubeflow with a pipeline "
-                "root at gs:// can use it; see docs/beam.md"
-            )
 
     def check_here(self) -> None:
         """Checks that this machine has what it takes to submit a job.

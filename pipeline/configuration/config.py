@@ -31,6 +31,7 @@ from bert_tfx.pipeline.configuration.variants import (
 from bert_tfx.pipeline.metadata.store import METADATA_FILE, Address, check_name, parse_url
 from bert_tfx.pipeline.process.notification import Hooks
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.paths import absolute
 from bert_tfx.schema.spans import format_span, is_daily
 from bert_tfx.schema.tasks import (
     EVAL,
@@ -494,7 +495,7 @@ def make_config(options: Mapping[str, Any]) -> Config:
         for name in _PATHS:
             if values.get(name):
                 # A component may run with another working directory; lineage should say where.
-                values[name] = os.path.abspath(os.path.expanduser(values[name]))
+                values[name] = absolute(values[name])
     if "metadata" in fields:
         fields["metadata"] = parse_url(fields["metadata"])
     config = Config(

@@ -258,17 +258,10 @@ def add_beam(group: argparse._ArgumentGroup) -> None:
                 "beam_environment",
                 "KIND=VALUE",
                 "portable, flink, spark: what the workers are: loopback, external=HOST:PORT of a "
-                "worker pool, docker=IMAGE or process=COMMAND; dataflow: docker=IMAGE",
+                "worker pool, docker=IMAGE or process=COMMAND",
             ),
             ("beam_master", "URL", "flink, spark: the master"),
             ("beam_job_server_jar", "FILE", "flink, spark: Beam's job server"),
-            ("dataflow_project", "ID", "dataflow: the project"),
-            ("dataflow_region", "NAME", "dataflow: the region"),
-            ("dataflow_temp_location", "GS", "dataflow: folder for temporary files, gs://..."),
-            ("dataflow_staging_location", "GS", "dataflow: folder for the job's files, gs://..."),
-            ("dataflow_machine_type", "NAME", "dataflow: what the workers run on"),
-            ("dataflow_service_account", "EMAIL", "dataflow: whose rights the workers have"),
-            ("dataflow_subnetwork", "URL", "dataflow: where the workers are connected"),
         ),
     )
 

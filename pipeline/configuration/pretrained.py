@@ -5,6 +5,7 @@ import os
 from bert_tfx.modeling.checkpoints.archives import extract, is_archive
 from bert_tfx.modeling.checkpoints.presets import cache_folder, fetched, find_preset
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.paths import absolute
 
 
 def checkpoint_folder(name: str, *, sha256: str | None = None) -> str:
@@ -23,7 +24,7 @@ def checkpoint_folder(name: str, *, sha256: str | None = None) -> str:
         InputError: If there is no such file or preset, the preset was not fetched, the archive
             cannot be unpacked, or there is a SHA-256 but no archive.
     """
-    path = os.path.abspath(os.path.expanduser(name))
+    path = absolute(name)
     if os.path.isfile(path) and is_archive(path):
         return extract(path, cache_folder("archives"), sha256=sha256).folder
     if sha256 is not None:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.paths import absolute
 
 if TYPE_CHECKING:
     from ml_metadata import metadata_store
@@ -123,7 +124,7 @@ def parse_url(text: str) -> str:
         # `sqlite:///PATH`, and SQLAlchemy's spelling of it with one more.
         path = re.sub("^///+", "/", rest)
         if not path.startswith("//"):
-            return f"sqlite:{os.path.abspath(os.path.expanduser(path))}"
+            return f"sqlite:{absolute(path)}"
     if scheme not in _PORTS or not rest.startswith("//"):
         raise InputError(f"--metadata {_shown(text)!r}: expected {_FORMS}")
     try:

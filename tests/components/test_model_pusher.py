@@ -10,18 +10,17 @@ import time
 
 import grpc
 import pytest
-import tensorflow as tf
 from tfx.dsl.components.base import base_executor
 from tfx.proto import pusher_pb2
 from tfx.types import standard_artifacts
 from tfx.types.channel_utils import as_channel
 from tfx.utils import proto_utils
 
-from bert_tfx.components.model_pusher import lock, verification, version_folder
+from bert_tfx.components.model_pusher import lock, verification
 from bert_tfx.components.model_pusher.component import ModelPusher
 from bert_tfx.components.model_pusher.executor import Executor
+from bert_tfx.components.model_pusher.files import rename_folder
 from bert_tfx.components.model_pusher.lock import exclusive
-from bert_tfx.components.model_pusher.storage import RemoteStorage, Storage, copy_file
 from bert_tfx.components.model_pusher.version_folder import (
     MARKER_FILE,
     Origin,
@@ -168,12 +167,12 @@ def test_copy_that_fails_leaves_no_version_and_the_next_push_cleans_up(
     old, new = saved_model(tmp_path, "old"), saved_model(tmp_path, "new")
     version = push(old, serving).number
 
-    def fail(*arguments):
-        copy_file(*arguments)
+    def fail(source, target):
+        os.makedirs(target)
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as context:
-        context.setattr(version_folder, "copy_file", fail)
+        context.setattr("bert_tfx.components.model_pusher.files.copy_folder", fail)
         with pytest.raises(OSError, match="No space left"):
             push(new, serving)
     assert pushed_versions(str(serving)) == [version]
@@ -328,13 +327,12 @@ def test_rollbacks_are_undone_one_by_one_the_last_one_first(three):
 def test_server_that_looks_meanwhile_takes_no_version_in_between(three, monkeypatch):
     folder, (first, second, third) = three
     latest = []
-    rename = Storage.rename_folder
 
-    def watched(self, source, target):
-        rename(self, source, target)
+    def watched(source, target):
+        rename_folder(source, target)
         latest.append(folder.numbers()[-1])
 
-    monkeypatch.setattr(Storage, "rename_folder", watched)
+    monkeypatch.setattr("bert_tfx.components.model_pusher.files.rename_folder", watched)
     folder.roll_back([second, third])
     assert latest == [third, first]
     folder.restore([second, third])
@@ -407,173 +405,8 @@ def test_deletion_that_was_killed_is_finished_by_the_next_push(tmp_path, serving
     assert names(serving / f".taken-back-{third}") == {MARKER_FILE}
 
 
-# A remote file system: TensorFlow's own in memory, where a folder cannot be renamed as a whole.
-
-
-@pytest.fixture
-def remote(request):
-    path = f"ram://{request.node.name}"
-    yield path
-    tf.io.gfile.rmtree(path)
-
-
-def remote_files(path: str) -> dict[str, bytes]:
-    storage = RemoteStorage()
-    return {name: storage.read(f"{path}/{name}") for name in storage.sizes(path)}
-
-
-def test_remote_version_is_copied_and_its_marker_comes_last(tmp_path, remote, monkeypatch):
-    model = saved_model(tmp_path, "model")
-    order = []
-    write, open_file = RemoteStorage.write, RemoteStorage.open
-
-    def watched(self, path, mode):
-        if "w" in mode:
-            order.append(path.removeprefix(remote + "/"))
-        return open_file(self, path, mode)
-
-    monkeypatch.setattr(RemoteStorage, "open", watched)
-    pushed = push(model, remote)
-    monkeypatch.setattr(RemoteStorage, "write", write)
-    there = remote_files(pushed.folder)
-    assert json.loads(there.pop(MARKER_FILE)) == pushed.marker
-    assert there == files(pathlib.Path(model))
-    claim, writing, *rest = order
-    assert claim.startswith(".claim-")
-    assert writing == f".writing-{pushed.number}"
-    assert rest[-2:] == [f"{pushed.number}/saved_model.pb", f"{pushed.number}/{MARKER_FILE}"]
-    assert RemoteStorage().names(remote) == [str(pushed.number)]
-    assert not push(model, remote).is_new
-
-
 class Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
-
-
-@pytest.mark.parametrize("step", range(5))
-def test_remote_push_that_was_killed_does_not_count_and_is_removed(
-    tmp_path, remote, monkeypatch, step
-):
-    old, new = saved_model(tmp_path, "old"), saved_model(tmp_path, "new")
-    version = push(old, remote).number
-    with monkeypatch.context() as context:
-        writes = iter(range(100))
-        open_file = RemoteStorage.open
-
-        def dying(self, path, mode):
-            # The claim and the note that a version is being written come first.
-            if "w" in mode and next(writes) == step + 2:
-                context.setattr(RemoteStorage, "remove_file", lambda *_: None)
-                raise Killed
-            return open_file(self, path, mode)
-
-        context.setattr(RemoteStorage, "open", dying)
-        with pytest.raises(Killed):
-            push(new, remote)
-    assert pushed_versions(remote) == [version]
-    assert len(RemoteStorage().names(remote)) >= 3
-    # This process wrote the claim and is alive.
-    for name in RemoteStorage().names(remote):
-        if name.startswith(".claim-"):
-            RemoteStorage().remove_file(f"{remote}/{name}")
-
-    later = push(new, remote)
-    assert {*RemoteStorage().names(remote)} == {str(version), str(later.number)}
-    there = remote_files(later.folder)
-    del there[MARKER_FILE]
-    assert there == files(pathlib.Path(new))
-
-
-def test_remote_version_of_another_tool_is_left_alone(tmp_path, remote):
-    storage = RemoteStorage()
-    storage.make_folder(f"{remote}/7")
-    storage.write(f"{remote}/7/saved_model.pb", b"theirs")
-    push(saved_model(tmp_path, "model"), remote)
-    assert storage.read(f"{remote}/7/saved_model.pb") == b"theirs"
-    assert pushed_versions(remote)[0] == 7
-
-
-def test_remote_versions_go_back_and_forth(tmp_path, remote):
-    numbers = [push(saved_model(tmp_path, name), remote).number for name in "abc"]
-    before = remote_files(f"{remote}/{numbers[2]}")
-    folder = VersionFolder(remote)
-    folder.roll_back(folder.to_roll_back())
-    assert folder.numbers() == numbers[:2]
-    with pytest.raises(InputError, match="rolled back as version"):
-        push(str(tmp_path / "c" / "Format-Serving"), remote)
-    folder.restore(folder.to_restore())
-    assert folder.numbers() == numbers
-    assert remote_files(f"{remote}/{numbers[2]}") == before
-    folder.take_back(numbers[2], "no answer")
-    assert {*remote_files(f"{remote}/.taken-back-{numbers[2]}")} == {
-        MARKER_FILE,
-        "taken_back.json",
-    }
-    folder.prune(folder.to_prune(1))
-    assert RemoteStorage().names(remote) == [f".taken-back-{numbers[2]}", str(numbers[1])]
-
-
-@pytest.mark.parametrize("step", range(9))
-def test_remote_rollback_that_was_killed_is_finished_or_undone(tmp_path, remote, monkeypatch, step):
-    numbers = [push(saved_model(tmp_path, name), remote).number for name in "ab"]
-    before = remote_files(f"{remote}/{numbers[1]}")
-    folder = VersionFolder(remote)
-    with monkeypatch.context() as context:
-        steps = iter(range(100))
-        open_file, remove = RemoteStorage.open, RemoteStorage.remove_file
-
-        def dying(step_of):
-            def done(self, path, *mode):
-                if mode != ("rb",) and next(steps) == step:
-                    raise Killed
-                return step_of(self, path, *mode)
-
-            return done
-
-        context.setattr(RemoteStorage, "open", dying(open_file))
-        context.setattr(RemoteStorage, "remove_file", dying(remove))
-        with pytest.raises(Killed):
-            folder.roll_back([numbers[1]])
-    folder.clean_up()
-    assert folder.numbers() in (numbers, numbers[:1])
-    if folder.numbers() == numbers:
-        assert folder.numbers(State.ROLLED_BACK) == []
-    else:
-        folder.restore(folder.to_restore())
-    assert remote_files(f"{remote}/{numbers[1]}") == before
-    assert {*RemoteStorage().names(remote)} == {str(number) for number in numbers}
-
-
-def test_remote_claim_keeps_others_out_while_its_process_lives(remote):
-    storage = RemoteStorage()
-    with exclusive(remote):
-        message = r"at work there.*delete ram://.*/\.claim-"
-        with pytest.raises(InputError, match=message), exclusive(remote):
-            pass
-        assert len(storage.names(remote)) == 1
-    assert storage.names(remote) == []
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        process.wait()
-    here = {"host": lock.socket.gethostname(), "time": time.time()}
-    for claim in (
-        here | {"pid": process.pid},
-        {"host": "elsewhere", "pid": 1, "time": time.time() - 4000},
-    ):
-        storage.write(f"{remote}/.claim-old", json.dumps(claim).encode())
-        with exclusive(remote):
-            assert f"{remote}/.claim-old" not in storage.names(remote)
-    storage.write(f"{remote}/.claim-new", b"half of a cl")
-    with pytest.raises(InputError, match="at work there"), exclusive(remote):
-        pass
-
-
-def test_scheme_without_a_file_system_is_told():
-    message = "martian://x: cannot be written: File system scheme"
-    with pytest.raises(InputError, match=message), exclusive("martian://x"):
-        pass
-
-
-# The executor, on artifacts as the Evaluator leaves them.
+    """Stands for a kill: nothing may catch it."""
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ def test_a_model_that_the_server_cannot_load_is_not(tmp_path, model, predicted, 
 
 
 def test_a_model_that_is_not_good_enough_is_not_asked(model, predicted, gate, monkeypatch):
-    monkeypatch.setattr(executor, "served", None)
+    monkeypatch.setattr(executor, "one_model_server", None)
     found = gate(model, predicted, blessed=False)
     assert not found["passed"]
     assert "not asked" in found["verdict"]

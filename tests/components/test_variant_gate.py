@@ -50,13 +50,13 @@ def running():
     """Serves models as the gate does, each from when it is asked for to the end of the tests."""
     with contextlib.ExitStack() as stack:
         servers = {}
-        start, one_at_a_time = served.served, threading.Lock()
+        start, one_at_a_time = served.one_model_server, threading.Lock()
 
         @contextlib.contextmanager
-        def running(path, timeout):
+        def running(path, *, timeout):
             with one_at_a_time:
                 if path not in servers:
-                    servers[path] = stack.enter_context(start(path, timeout))
+                    servers[path] = stack.enter_context(start(path, timeout=timeout))
             yield servers[path]
 
         yield running
@@ -65,7 +65,7 @@ def running():
 @pytest.fixture
 def gate(tmp_path, examples, running, monkeypatch):
     """Runs the gate; returns the findings and the model that goes on."""
-    monkeypatch.setattr(served, "served", running)
+    monkeypatch.setattr(served, "one_model_server", running)
     monkeypatch.setattr(served, "_TURN_SECONDS", 0.1)
     monkeypatch.setattr(served, "_TURNS", 1)
 

@@ -71,7 +71,7 @@ def test_teacher_is_not_asked_again_in_the_training(folder, runs):
     (record,) = tf.data.TFRecordDataset(str(path), "GZIP").take(1).as_numpy_iterator()
     answer = tf.train.Example.FromString(record).features.feature["teacher_logits"]
     assert len(answer.float_list.value) == 2
-    assert "of the teacher's layers: loss " in runs[0].stdout
+    assert "epochs of the teacher's layers first: 1" in runs[0].stdout
     assert "the teachers' answers to all rows took" not in runs[0].stdout
 
 

@@ -28,6 +28,7 @@ if replicas > 1:
         [tf.config.LogicalDeviceConfiguration()] * replicas,
     )
 
+from bert_tfx.modeling.checkpoints.variable_names import SEED_STATE
 from bert_tfx.modeling.text import batching
 from bert_tfx.modeling.training import distribution
 from bert_tfx.modeling.training import fine_tuning

@@ -237,3 +237,8 @@ def test_every_command_has_help():
     for command in ("versions", "rollback", "prune"):
         with pytest.raises(SystemExit, match="0"):
             parser.parse_args([command, "--help"])
+
+
+def test_urls_are_refused(bert_tfx):
+    done = bert_tfx("versions", "--serving", "gs://bucket/models").check(2)
+    assert "gs://bucket/models: is a URL; expected a path of this machine" in done.stderr

@@ -17,24 +17,13 @@ NEEDED = {
     "portable": {"beam_job_endpoint": "localhost:8099", **POOL},
     "flink": {"beam_master": "http://flink:8081", "beam_job_server_jar": "flink.jar", **POOL},
     "spark": {"beam_master": "spark://spark:7077", "beam_job_server_jar": "spark.jar", **POOL},
-    "dataflow": {
-        "dataflow_project": "a-project",
-        "dataflow_region": "europe-west1",
-        "dataflow_temp_location": "gs://bucket/tmp",
-        "beam_environment": "docker=europe-docker.pkg.dev/a-project/ours/bert-tfx:1",
-    },
 }
 # A value of each setting that fits.
 VALUES = {
     "beam_workers": 4,
     "beam_job_timeout": 600,
-    "dataflow_staging_location": "gs://bucket/staging",
-    "dataflow_machine_type": "n2-standard-4",
-    "dataflow_service_account": "beam@a-project.iam.gserviceaccount.com",
-    "dataflow_subnetwork": "regions/europe-west1/subnetworks/ours",
     **NEEDED["portable"],
     **NEEDED["flink"],
-    **NEEDED["dataflow"],
 }
 
 
@@ -90,16 +79,10 @@ def test_a_setting_that_is_missing_is_named_with_what_it_is(runner, name):
         ("multi_processing", {"beam_workers": 0}, r"^--beam-workers must be 1 or more"),
         ("portable", {"beam_job_timeout": 0}, r"^--beam-job-timeout must be 1 or more"),
         ("portable", {"beam_job_endpoint": "localhost"}, r"^--beam-job-endpoint must be HOST:PORT"),
-        (
-            "dataflow",
-            {"dataflow_temp_location": "/tmp"},
-            r"^--dataflow-temp-location must be .*gs:",
-        ),
         *(
             ("portable", {"beam_environment": value}, r"^--beam-environment must be loopback, ex")
             for value in ("", "kubernetes", "external", "external=pool", "docker=", "loopback=x")
         ),
-        ("dataflow", {"beam_environment": "loopback"}, r"^--beam-environment must be docker=IM"),
     ],
 )
 def test_malformed_settings_are_refused(runner, settings, message):
@@ -115,7 +98,6 @@ def test_malformed_settings_are_refused(runner, settings, message):
         ("portable", "PortableRunner"),
         ("flink", "FlinkRunner"),
         ("spark", "SparkRunner"),
-        ("dataflow", "DataflowRunner"),
     ],
 )
 def test_beam_knows_the_runner_and_tfx_finds_a_package(runner, name):
@@ -176,7 +158,6 @@ def test_worker_processes_are_as_quiet_as_the_command(tmp_path):
         ("portable", "FlinkRunnerOptions", "parallelism"),
         ("flink", "FlinkRunnerOptions", "parallelism"),
         ("spark", "PortableOptions", "sdk_worker_parallelism"),
-        ("dataflow", "WorkerOptions", "max_num_workers"),
     ],
 )
 def test_workers_of_a_node_go_before_those_of_all(runner, kind, name):
@@ -247,15 +228,9 @@ def test_job_service_that_is_not_there_is_told_at_once():
         made.check_here()
 
 
-@pytest.mark.parametrize("runner", ["in_memory", "multi_processing", "dataflow"])
+@pytest.mark.parametrize("runner", ["in_memory", "multi_processing"])
 def test_others_need_nothing_more(runner):
     engine(runner).check_here()
-
-
-def test_dataflow_is_refused_where_the_artifacts_lie_in_a_folder():
-    with pytest.raises(InputError, match=r"^--beam-runner dataflow: its workers see no disk of"):
-        engine("dataflow").check_files()
-    engine("flink").check_files()
 
 
 @pytest.fixture
@@ -294,37 +269,3 @@ def test_nodes_have_the_flags_of_the_engine_and_their_own_workers(made):
     }
     own = {"Transform": 3, "TokenStatistics": 1}
     assert workers == dict.fromkeys(nodes, 2) | own
-
-
-def test_ingestion_stays_where_the_files_are(made):
-    nodes = made(beam_runner="dataflow", **NEEDED["dataflow"])
-    runners = {name: options(flags, "StandardOptions").runner for name, flags in nodes.items()}
-    ingestion = {"TsvExampleGen": "FnApiRunner"}
-    assert runners == dict.fromkeys(nodes, "DataflowRunner") | ingestion
-    with pytest.raises(InputError, match=r"^resources, TsvExampleGen: workers are for nodes with"):
-        made(
-            beam_runner="dataflow",
-            resources={"TsvExampleGen": {"workers": 2}},
-            **NEEDED["dataflow"],
-        )
-
-
-def test_dataflow_makes_a_job_of_workers_with_our_image():
-    import apache_beam as beam
-    from apache_beam.options.pipeline_options import PipelineOptions
-    from apache_beam.portability.api import beam_runner_api_pb2
-    from apache_beam.runners.dataflow import DataflowRunner
-
-    flags = [*engine("dataflow").arguments(), "--no_auth", "--dry_run=True"]
-    runner = DataflowRunner()
-    pipeline = beam.Pipeline(runner=runner, options=PipelineOptions(flags))
-    _ = pipeline | beam.Create([1]) | beam.Map(str)
-    pipeline.run()
-    (workers,) = runner.proto_pipeline.components.environments.values()
-    assert workers.urn == "beam:env:docker:v1"
-    docker = beam_runner_api_pb2.DockerPayload.FromString(workers.payload)
-    assert f"docker={docker.container_image}" == NEEDED["dataflow"]["beam_environment"]
-    # Neither Beam nor this program's main module is staged: the image has all that is needed. Where
-    # pip is installed, Beam adds a list of what else is.
-    staged = [str(artifact) for artifact in workers.dependencies]
-    assert all("submission_environment_dependencies.txt" in artifact for artifact in staged)

@@ -342,6 +342,13 @@ def test_output_that_would_be_a_pattern_is_refused(monkeypatch, tmp_path, name):
         config()
 
 
+@pytest.mark.parametrize("name", ["data", "output", "vocab", "pretrained"])
+def test_urls_are_refused_by_name(tmp_path, vocab_file, name):
+    options = {"task": "sst2", "data": str(tmp_path), "output": str(tmp_path / "output")}
+    with pytest.raises(InputError, match=r"^gs://bucket/x: is a URL; expected a path of this"):
+        make_config({**options, "vocab": str(vocab_file), name: "gs://bucket/x"})
+
+
 def test_missing_files_are_named_with_the_option(tmp_path, vocab_file):
     nothing = str(tmp_path / "nothing")
     with pytest.raises(InputError, match=rf"^{nothing}: no such file; --vocab names"):
