@@ -19,13 +19,8 @@ from bert_tfx.modeling.encoders.classifier import TextClassifier
 from bert_tfx.modeling.encoders.encoder import Encoder
 from bert_tfx.modeling.encoders.transformer import SelfAttention, Tensor, kernel_initializer
 from bert_tfx.modeling.text.batching import Rows
-from bert_tfx.modeling.training.train_step import (
-    DISTANCE,
-    FEATURES,
-    LOGITS,
-    SOFT_TARGETS,
-    CrossEntropy,
-)
+from bert_tfx.modeling.training.cross_entropy import CrossEntropy
+from bert_tfx.modeling.training.train_step import DISTANCE, FEATURES, LOGITS, SOFT_TARGETS
 from bert_tfx.schema.errors import InputError
 
 _SHAPE = ("num_layers", "hidden_dim", "num_heads")

@@ -18,14 +18,9 @@ import numpy as np
 from bert_tfx.modeling.encoders.classifier import TextClassifier
 from bert_tfx.modeling.text import batching
 from bert_tfx.modeling.training import distribution, metrics, optimization
+from bert_tfx.modeling.training.cross_entropy import CrossEntropy
 from bert_tfx.modeling.training.recipes import BALANCED, Recipe
-from bert_tfx.modeling.training.train_step import (
-    CrossEntropy,
-    Predict,
-    TrainStep,
-    predictor,
-    train_step,
-)
+from bert_tfx.modeling.training.train_step import Predict, TrainStep, predictor, train_step
 from bert_tfx.modeling.training.training_state import Progress, TrainingState
 from bert_tfx.schema.errors import InputError
 
@@ -119,6 +114,7 @@ def fine_tune_seeds(
     )
     if best_seed != seed:
         del model
+        # Its training is finished: what lies in its folder is only loaded.
         model, _ = train_seed(best_seed)
     values = [p.best_value for p in progress.values() if p.best_value is not None]
     result = SeedsResult(

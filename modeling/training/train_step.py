@@ -5,22 +5,19 @@ They are TensorFlow's, traced once for all numbers of rows and tokens.
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
 
 from bert_tfx.modeling.checkpoints.variable_names import SEED_STATE
 from bert_tfx.modeling.encoders.albert import AlbertEncoder
 from bert_tfx.modeling.encoders.encoder import Encoder
 from bert_tfx.modeling.encoders.transformer import TransformerBlock
-
-Batch: TypeAlias = Mapping[str, np.ndarray]
-"""`token_ids`, `segment_ids`, `padding_mask`: int32 `[B, T]`; where a student learns from answers
-that are known beforehand, `soft_targets`: float32 `[B, C]`."""
+from bert_tfx.modeling.training.cross_entropy import CrossEntropy
+from bert_tfx.modeling.training.parts import Batch, RowSums, Work, in_parts
 
 FEATURES = ("token_ids", "segment_ids", "padding_mask")
 LOGITS = "logits"
@@ -45,58 +42,6 @@ class Step(NamedTuple):
 
 TrainStep: TypeAlias = Callable[[Batch, np.ndarray], Step]
 Predict: TypeAlias = Callable[[Batch], np.ndarray]
-
-
-class CrossEntropy(keras.losses.Loss):
-    """Softmax cross-entropy with class weights and label smoothing, in nats.
-
-    With w the class weights, s the smoothing and C the number of classes, a row of class y has
-    the target t = (1 - s) * onehot(y) + s / C and the loss -sum_c w_c * t_c * log p_c. The loss of
-    a batch is the sum over its rows, divided by the sum of their w_y: PyTorch's
-    `CrossEntropyLoss(weight=w, label_smoothing=s, reduction="mean")`.
-
-    Args:
-        class_weights: float `[C]`, or None for all 1.
-        label_smoothing: s.
-    """
-
-    def __init__(
-        self, class_weights: np.ndarray | None = None, label_smoothing: float = 0.0
-    ) -> None:
-        super().__init__(name="cross_entropy")
-        self.class_weights = None if class_weights is None else class_weights.astype(np.float32)
-        self.label_smoothing = label_smoothing
-
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Returns the loss of a batch.
-
-        Args:
-            y_true: int32 `[B]`, class indices.
-            y_pred: float32 `[B, C]`, logits.
-            sample_weight: Keras' and not used.
-
-        Returns:
-            float32 `[]`.
-        """
-        labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
-        return ops.sum(self.call(labels, y_pred)) / self.total_weight(labels)
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Returns each row's loss, float32 `[B]`."""
-        if self.class_weights is None and not self.label_smoothing:
-            return ops.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
-        classes = y_pred.shape[-1]
-        targets = ops.one_hot(y_true, classes) * (1.0 - self.label_smoothing)
-        targets += self.label_smoothing / classes
-        if self.class_weights is not None:
-            targets *= self.class_weights
-        return -ops.sum(targets * ops.log_softmax(y_pred, axis=-1), axis=-1)
-
-    def total_weight(self, labels: Any) -> Any:
-        """Returns what the rows of a batch count together, float32 `[]`."""
-        if self.class_weights is None:
-            return ops.cast(ops.size(labels), "float32")
-        return ops.sum(ops.take(self.class_weights, labels))
 
 
 def predictor(model: keras.Model) -> Predict:
@@ -136,14 +81,13 @@ def train_step(
     """
     loss = loss or CrossEntropy()
     variables = [variable.value for variable in model.trainable_variables]
-    recomputing = gradient_checkpointing
     replicas = strategy.num_replicas_in_sync if strategy else 1
 
-    def work(batch: Batch, labels: Any, total_weight: Any) -> tuple[Any, Any, list[Any]]:
-        """Returns the rows' share of the loss, how many are correct, the gradients."""
+    def work(batch: Batch, labels: Any, total_weight: Any) -> RowSums:
+        """Works rows that may be a part of the batch whose weight is given."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            with recomputed(model.encoder) if recomputing else contextlib.nullcontext():
+            with recomputed(model.encoder) if gradient_checkpointing else contextlib.nullcontext():
                 outputs = model(batch, training=True)
             share = tf.reduce_sum(loss.call(labels, outputs)) / total_weight
             scaled = optimizer.scale_loss(share)
@@ -157,39 +101,14 @@ def train_step(
         predicted = tf.argmax(logits, axis=1, output_type=labels.dtype)
         # A float, as `all_reduce` takes tensors of one dtype only.
         correct = tf.reduce_sum(tf.cast(predicted == labels, tf.float32))
-        return share, correct, gradients
+        return RowSums(share, correct, gradients)
 
-    def work_part(part: Any, batch: Batch, labels: Any) -> tuple[Any, Any, list[Any]]:
-        rows, parts = tf.size(labels), replicas * pieces
-        chosen = slice(rows * part // parts, rows * (part + 1) // parts)
-        some = {name: array[chosen] for name, array in batch.items()}
-        return work(some, labels[chosen], loss.total_weight(labels))
-
-    def work_pieces(first: Any, batch: Batch, labels: Any) -> tuple[Any, Any, list[Any]]:
-        zeros = [tf.zeros(v.shape, v.dtype) for v in variables]
-        sums = (tf.constant(0.0), tf.constant(0.0), zeros)
-
-        def add(k: Any, sums: Any) -> tuple[Any, Any]:
-            part = work_part(first + k, batch, labels)
-            return k + 1, tf.nest.map_structure(tf.add, sums, part)
-
-        return tf.while_loop(
-            lambda k, _: k < pieces, add, (tf.constant(0), sums), parallel_iterations=1
-        )[1]
+    work_batch: Work = work
+    if replicas * pieces > 1:
+        work_batch = in_parts(work, variables, pieces=pieces, replicas=replicas)
 
     def replica_step(batch: Batch, labels: Any) -> tuple[Any, Any]:
-        if replicas * pieces == 1:
-            done = work(batch, labels, loss.total_weight(labels))
-        else:
-            context = tf.distribute.get_replica_context()
-            first = tf.cast(context.replica_id_in_sync_group, tf.int32) * pieces
-            if pieces == 1:
-                done = work_part(first, batch, labels)
-            else:
-                done = work_pieces(first, batch, labels)
-        if replicas > 1:
-            done = context.all_reduce(tf.distribute.ReduceOp.SUM, done)
-        share, correct, gradients = done
+        share, correct, gradients = work_batch(batch, labels, loss.total_weight(labels))
         optimizer.apply(gradients, model.trainable_variables)
         return share, correct
 

@@ -21,6 +21,7 @@ from bert_tfx.modeling.encoders.distil_bert import DistilBertEncoder
 from bert_tfx.modeling.encoders.transformer import padding_scores
 from bert_tfx.modeling.text import batching
 from bert_tfx.modeling.training import fine_tuning, optimization, train_step, training_state
+from bert_tfx.modeling.training.cross_entropy import CrossEntropy
 from bert_tfx.modeling.training.recipes import Recipe
 from bert_tfx.schema.errors import InputError
 
@@ -198,7 +199,7 @@ def test_loss_weighs_labels_and_rows():
     logits = np.random.default_rng(0).normal(size=(7, 2)).astype(np.float32)
     distance = np.arange(7, dtype=np.float32)
     loss = DistillationLoss(counts, 0.1, label_weight=0.3)
-    plain = train_step.CrossEntropy(counts, 0.1)
+    plain = CrossEntropy(counts, 0.1)
     row = counts[LABELS]
     expected = 0.3 * float(plain(LABELS, logits)) + (row * distance).sum() / row.sum()
     outputs = {"logits": logits, "distance": distance}
