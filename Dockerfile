@@ -54,11 +54,11 @@ ENTRYPOINT ["bert-tfx"]
 CMD ["--help"]
 
 FROM pipeline AS server
-EXPOSE 8500 8501
-# For a server with TLS, or on another port, give a check of your own.
+EXPOSE 8500
+# For a server on another port, give a check of your own.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-c", \
     "from bert_tfx.serving.client import Client; exit(not Client('127.0.0.1:8500', timeout=4).is_healthy())"]
-ENTRYPOINT ["bert-tfx", "serve", "--host", "0.0.0.0", "--rest-port", "8501"]
+ENTRYPOINT ["bert-tfx", "serve", "--host", "0.0.0.0"]
 CMD ["--model", "/models/model"]
 
 FROM apache/beam_python3.13_sdk:${BEAM_VERSION} AS beam-sdk

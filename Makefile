@@ -13,7 +13,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: run test test-all test-modern e2e-real reference test-jax airflow-demo test-airflow test-kubeflow images test-images lint format lock bench clean help
+.PHONY: run test test-all test-modern e2e-real reference test-jax airflow-demo test-airflow test-kubeflow images test-images lint format protocol lock bench clean help
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export STACK PYTHON
@@ -94,6 +94,12 @@ format:  ## rewrite imports and layout as lint wants them
 	@$(SET_UP) dev
 	$(BIN)/ruff check --select I --fix .
 	$(BIN)/ruff format .
+
+protocol:  ## compile the messages of serving/protocol/protos after an edit
+	@uv=$$($(SET_UP) uv)
+	cd serving/protocol/protos
+	"$$uv" tool run --isolated --from grpcio-tools==1.81.1 python -m grpc_tools.protoc -I. --include_imports \
+	    --descriptor_set_out=descriptors.binpb *.proto
 
 lock:  ## rewrite the lock files from setup.py; LOCK_ARGS=--upgrade for newer releases
 	@requirements/lock $(LOCK_ARGS)

@@ -32,16 +32,15 @@ CLIENT = ["grpcio", "protobuf>=3.20.3,<7"]
 # The ranges span TFX 1.16 to 1.21; requirements/ pins the two stacks that are tested.
 PIPELINE = [
     "absl-py",
-    "aiohttp>=3.9,<4",
     "apache-beam>=2.47,<3",
     "dill",  # undeclared by TensorFlow Transform and tfx-bsl, which import it
+    "grpcio-health-checking",
     "jinja2>=3.1,<4",
     "keras>=3.12,<4",
     "markupsafe",
     "ml-metadata>=1.16,<1.22",
     "numpy>=1.26,<3",
     "plotly>=6,<8",
-    "prometheus-client>=0.20,<1",
     "requests>=2.31,<3",
     "safetensors>=0.4,<1",
     "scikit-learn>=1.3,<2",
@@ -72,6 +71,7 @@ setup(
         "bert_tfx.schema": ["**/*.pbtxt"],
         "bert_tfx.sample": ["*.tsv", "vocab.txt", "README.md"],
         "bert_tfx.components": ["**/*.html", "**/*.css", "**/*.js"],
+        "bert_tfx.serving": ["**/*.proto", "**/*.binpb"],
     },
     install_requires=CLIENT,
     extras_require={

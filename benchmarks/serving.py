@@ -11,7 +11,7 @@ import sys
 import tempfile
 
 from bert_tfx.serving.load import measure
-from bert_tfx.serving.server_process import model_server
+from bert_tfx.serving.server.process import model_server
 
 # Written for this benchmark; about as long as the rows of the published tasks.
 TEXTS = (

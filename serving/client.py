@@ -18,11 +18,12 @@ import grpc
 import grpc.aio
 
 from bert_tfx.schema.errors import InputError
-from bert_tfx.serving import DEFAULT_MODEL, connection
-from bert_tfx.serving.connection import Tls
+from bert_tfx.serving import DEFAULT_MODEL
 from bert_tfx.serving.errors import ServingError
-from bert_tfx.serving.messages import METHODS, Method
-from bert_tfx.serving.model_api import (
+from bert_tfx.serving.protocol import connection
+from bert_tfx.serving.protocol.connection import Tls
+from bert_tfx.serving.protocol.messages import METHODS, Method
+from bert_tfx.serving.protocol.model_api import (
     ModelApi,
     ModelMetadata,
     Pause,

@@ -15,7 +15,7 @@ from bert_tfx.components.predictor.predictions import CANDIDATE, probabilities_f
 from bert_tfx.schema.tasks import TEXT_A, TEXT_B
 from bert_tfx.serving import DEFAULT_MODEL
 from bert_tfx.serving.errors import BadAnswer
-from bert_tfx.serving.model_api import SERVE_TEXT
+from bert_tfx.serving.protocol.model_api import SERVE_TEXT
 
 SERVING_DEFAULT = "serving_default"
 

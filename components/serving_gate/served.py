@@ -9,7 +9,7 @@ from typing import Any
 from bert_tfx.serving.client import Row
 from bert_tfx.serving.errors import ServingError
 from bert_tfx.serving.load import Load, measure
-from bert_tfx.serving.server_process import ServerProcess, one_model_server
+from bert_tfx.serving.server.process import ServerProcess, one_model_server
 
 MEASURED_BATCHES = (1, 32)
 """Rows of the requests that are measured."""

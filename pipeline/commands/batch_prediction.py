@@ -17,7 +17,6 @@ from itertools import islice
 from typing import Any
 
 import apache_beam as beam
-import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from bert_tfx.components.exported_model import ExportedModel
@@ -25,9 +24,8 @@ from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.rows import Misfit
 from bert_tfx.schema.tasks import TEXT_B
 from bert_tfx.serving.backends import TENSORFLOW, check_model
-from bert_tfx.serving.batch_files import Written
-from bert_tfx.serving.model_api import SERVE_TEXT, Prediction
-from bert_tfx.serving.tsv_table import Table, answered_line, check_target
+from bert_tfx.serving.files.batch_files import Written
+from bert_tfx.serving.files.tsv_table import Table, answered_line, check_target
 
 # The export works a batch off in parts, so this bounds the rows in memory only.
 _BATCH_ROWS = 512
@@ -176,9 +174,8 @@ class _AnswerPart(beam.DoFn):
 
     def setup(self) -> None:
         """Loads the model, once a worker."""
-        from bert_tfx.serving.saved_model import load_model, register_text_ops
+        from bert_tfx.serving.server.saved_model import load_model
 
-        register_text_ops()
         self._loaded = load_model(self._model.path, self._backend)
 
     def teardown(self) -> None:
@@ -194,21 +191,13 @@ class _AnswerPart(beam.DoFn):
         _write(os.path.join(self._partial, _OUTPUTS, element), answered)
 
     def _answered(self, lines: Iterable[bytes]) -> Iterator[bytes]:
+        from bert_tfx.serving.server.answers import predict
+
         rest = iter(lines)
         while batch := list(islice(rest, _BATCH_ROWS)):
             rows = [self._table.texts_of(line) for line in batch]
-            columns = zip(*((row,) if isinstance(row, str) else row for row in rows), strict=True)
-            inputs = {
-                name: np.array([text.encode() for text in column], object)
-                for name, column in zip(self._model.text_features, columns, strict=True)
-            }
-            probabilities = self._loaded.run(SERVE_TEXT, inputs)["probabilities"]
-            for line, row in zip(batch, probabilities.tolist(), strict=True):
-                by_label = dict(zip(self._model.labels, row, strict=True))
-                label = max(by_label, key=by_label.__getitem__)
-                yield answered_line(
-                    line, Prediction(label, by_label[label], by_label, self._version)
-                )
+            answers = predict(self._loaded, rows, self._version)
+            yield from map(answered_line, batch, answers)
 
 
 @contextlib.contextmanager

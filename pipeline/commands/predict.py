@@ -18,8 +18,9 @@ from bert_tfx.serving import DEFAULT_MODEL
 from bert_tfx.serving.backends import BACKENDS, TENSORFLOW, check_model
 
 if TYPE_CHECKING:
-    from bert_tfx.serving.batch_files import Written
     from bert_tfx.serving.client import Client
+    from bert_tfx.serving.files.batch_files import Written
+    from bert_tfx.serving.protocol.model_api import Prediction
 
 _OF_A_SERVER = [
     "version_label",
@@ -40,8 +41,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="ask a served or an exported model",
         description="Asks a model on TensorFlow Serving, or on `bert-tfx serve`, for the label of "
         "a text or pair, or of all rows of a TSV file. Without --server, --model names the folder "
-        "of an exported model, which is served for as long as it takes; a file is then answered on "
-        "Beam.",
+        "of an exported model, which answers in this process; a file is then answered on Beam.",
         epilog=explain(ExitCode.DONE, ExitCode.INPUT_ERROR, ExitCode.UNAVAILABLE),
     )
     parser.set_defaults(command=run)
@@ -130,8 +130,8 @@ def run(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
     from bert_tfx.serving.client import Client, Tls
-    from bert_tfx.serving.connection import read_token
     from bert_tfx.serving.errors import BadRequest, ModelNotFound, NotAllowed, ServingError
+    from bert_tfx.serving.protocol.connection import read_token
 
     tls = None
     if arguments.tls or any(
@@ -153,7 +153,8 @@ def run(arguments: argparse.Namespace) -> int:
             in_flight=arguments.in_flight,
         ) as client:
             if arguments.input is None:
-                _predict_one(client, arguments)
+                (prediction,) = client.predict(*_texts(arguments))
+                _tell_one(prediction, arguments)
             else:
                 _predict_file(client, arguments)
     except ServingError as error:
@@ -171,18 +172,7 @@ def _run_without_server(arguments: argparse.Namespace) -> int:
     backend = arguments.backend or TENSORFLOW
     check_model(path, backend)
     if arguments.input is None:
-        from bert_tfx.serving.client import Client
-        from bert_tfx.serving.errors import ServingError
-        from bert_tfx.serving.server_process import one_model_server
-
-        try:
-            with (
-                one_model_server(path, version=version, backend=backend) as server,
-                Client(server.target, timeout=arguments.timeout) as client,
-            ):
-                _predict_one(client, arguments)
-        except ServingError as error:
-            raise InputError(f"{path}: {error}") from error
+        _tell_one(_answer_here(path, version, backend, arguments), arguments)
         return 0
     engine = _engine(arguments)
     engine.check_here()
@@ -208,6 +198,34 @@ def _run_without_server(arguments: argparse.Namespace) -> int:
             )
     _tell(written, arguments.output)
     return 0
+
+
+def _answer_here(
+    path: str, version: int, backend: str, arguments: argparse.Namespace
+) -> "Prediction":
+    """Loads an exported model, and asks it for the text."""
+    quieten(verbose=False)
+
+    from bert_tfx.serving.protocol.model_api import paired_rows
+    from bert_tfx.serving.server.answers import predict
+    from bert_tfx.serving.server.refused import Refused
+    from bert_tfx.serving.server.saved_model import load_model
+
+    rows = paired_rows(*_texts(arguments))
+    try:
+        model = load_model(path, backend)
+    except InputError:
+        raise
+    except Exception as error:
+        first_line = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise InputError(f"{path}: the model cannot be loaded: {first_line}") from error
+    try:
+        (prediction,) = predict(model, rows, version)
+    except Refused as refused:
+        raise InputError(f"{path}: {refused}") from refused
+    finally:
+        model.close()
+    return prediction
 
 
 def _engine(arguments: argparse.Namespace) -> BeamEngine:
@@ -288,9 +306,13 @@ def _check(arguments: argparse.Namespace) -> None:
             raise InputError(f"--{option.replace('_', '-')} belongs to --input")
 
 
-def _predict_one(client: "Client", arguments: argparse.Namespace) -> None:
-    texts_b = None if arguments.text_b_of_row is None else [arguments.text_b_of_row]
-    (prediction,) = client.predict([arguments.text_of_row], texts_b)
+def _texts(arguments: argparse.Namespace) -> tuple[list[str], list[str] | None]:
+    """Returns the text, and a pair's second one, as lists of one."""
+    text_b = arguments.text_b_of_row
+    return [arguments.text_of_row], None if text_b is None else [text_b]
+
+
+def _tell_one(prediction: "Prediction", arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(dataclasses.asdict(prediction), ensure_ascii=False))
     else:
@@ -303,7 +325,7 @@ def _predict_one(client: "Client", arguments: argparse.Namespace) -> None:
 
 
 def _predict_file(client: "Client", arguments: argparse.Namespace) -> None:
-    from bert_tfx.serving.batch_files import predict_file
+    from bert_tfx.serving.files.batch_files import predict_file
 
     version = arguments.version if arguments.version is not None else arguments.version_label
     written = predict_file(

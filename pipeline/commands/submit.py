@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _token(path: str | None) -> str | None:
     if path is None:
         return None
-    from bert_tfx.serving.connection import read_token
+    from bert_tfx.serving.protocol.connection import read_token
 
     return read_token(path, "--token-file")
 

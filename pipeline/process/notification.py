@@ -125,7 +125,7 @@ class Hooks:
 
     def _token(self, path: str) -> str:
         # Loads gRPC, which most runs need no earlier.
-        from bert_tfx.serving.connection import read_token
+        from bert_tfx.serving.protocol.connection import read_token
 
         return read_token(path, "--notify-token-file")
 

@@ -17,7 +17,7 @@ from bert_tfx.components.serving_gate.limits import ServingLimits
 from bert_tfx.schema.errors import InputError
 from bert_tfx.serving.errors import BadAnswer
 from bert_tfx.serving.load import Load
-from bert_tfx.serving.model_api import SERVE_TEXT
+from bert_tfx.serving.protocol.model_api import SERVE_TEXT
 
 LABELS = ["0", "1"]
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from bert_tfx.pipeline import cli
-from bert_tfx.serving import messages
+from bert_tfx.serving.protocol import messages
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILES = ("Dockerfile", "Dockerfile.client")
@@ -244,7 +244,7 @@ def test_commands_are_ours():
     server = built("Dockerfile", "server")
     entrypoint = json.loads(server.last("ENTRYPOINT"))
     served = arguments_of(entrypoint + json.loads(server.last("CMD")))
-    assert server.last("EXPOSE") == f"{served.port} {served.rest_port}"
+    assert server.last("EXPOSE") == str(served.port)
     services = compose()["services"]
     local = arguments_of(entrypoint + services["local"]["command"])
     run = arguments_of(["bert-tfx", *services["pipeline"]["command"]])

@@ -4,24 +4,22 @@ import contextlib
 import dataclasses
 import datetime
 import ipaddress
-import json
 import pathlib
 import re
 import shutil
 import struct
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent import futures
 
 import grpc
 import pytest
 
-from bert_tfx.serving import messages, server_process
-from bert_tfx.serving.server_process import LOCAL_SERVER, TF_SERVING
-from bert_tfx.serving.tensors import string_tensor
+from bert_tfx.serving.protocol import messages
+from bert_tfx.serving.protocol.tensors import string_tensor
+from bert_tfx.serving.server import process as server_process
+from bert_tfx.serving.server.process import LOCAL_SERVER, TF_SERVING
 
 CLASSES = ("bad", "good")
 
@@ -218,9 +216,8 @@ def server() -> Iterator[FakeServer]:
 
 # Beside what a server is started with anyway.
 _FURTHER_FLAGS = {
-    LOCAL_SERVER: ("--rest-port={rest_port}", "--poll-seconds=0.2"),
+    LOCAL_SERVER: (),
     TF_SERVING: (
-        "--rest_api_port={rest_port}",
         "--file_system_poll_wait_seconds=1",
         "--enable_batching=true",
         "--enable_per_model_batching_parameters=true",
@@ -236,29 +233,13 @@ class ModelServer:
         program: `LOCAL_SERVER` or `TF_SERVING`.
         base: The folder of the versions.
         target: Its gRPC address.
-        rest_port: Its port for REST.
         process: The process.
     """
 
     program: str
     base: pathlib.Path
     target: str
-    rest_port: int
     process: server_process.ServerProcess
-
-    def rest(self, path: str, body: object = None) -> tuple[int, dict]:
-        """Asks the REST API; returns code and JSON."""
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.rest_port}{path}",
-            data=None if body is None else json.dumps(body).encode(),
-        )
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(request, timeout=30) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, json.load(error)
 
 
 @pytest.fixture(scope="session")
@@ -267,14 +248,13 @@ def start_model_server(tmp_path_factory) -> Callable[..., contextlib.AbstractCon
 
     @contextlib.contextmanager
     def start(program: str, base: pathlib.Path) -> Iterator[ModelServer]:
-        rest_port = server_process.free_port()
         with server_process.model_server(
             str(base),
             log_file=str(tmp_path_factory.mktemp("log") / "server.log"),
             program=program,
-            flags=[flag.format(rest_port=rest_port) for flag in _FURTHER_FLAGS[program]],
+            flags=_FURTHER_FLAGS[program],
         ) as running:
-            yield ModelServer(program, base, running.target, rest_port, running)
+            yield ModelServer(program, base, running.target, running)
 
     return start
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from bert_tfx.serving.server_process import LOCAL_SERVER
+from bert_tfx.serving.server.process import LOCAL_SERVER
 
 _SPEC = importlib.util.spec_from_file_location(
     "version_changes", pathlib.Path(__file__).parent / "version_changes.py"

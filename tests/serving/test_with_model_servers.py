@@ -14,11 +14,11 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from bert_tfx.modeling.export import saved_model
-from bert_tfx.serving import server_process
 from bert_tfx.serving.client import AsyncClient, Client
 from bert_tfx.serving.errors import BadRequest, DeadlineExceeded, ModelNotFound
-from bert_tfx.serving.model_api import TensorSpec
-from bert_tfx.serving.server_process import LOCAL_SERVER, TF_SERVING
+from bert_tfx.serving.protocol.model_api import TensorSpec
+from bert_tfx.serving.server import process as server_process
+from bert_tfx.serving.server.process import LOCAL_SERVER, TF_SERVING
 
 _SPEC = importlib.util.spec_from_file_location(
     "version_changes", pathlib.Path(__file__).parent / "version_changes.py"
@@ -111,23 +111,6 @@ def test_both_signatures_answer_alike_and_flag_what_is_cut(served, models):
         np.testing.assert_allclose(outputs["probabilities"], models[0][1], rtol=0, atol=1e-5)
         assert outputs["truncated"].tolist() == TRUNCATED
         assert outputs["classes"].tolist() == [[label.encode() for label in LABELS]] * len(TEXTS)
-
-
-def test_rest_answers_as_grpc(served, client):
-    answers = client.predict(TEXTS)
-    code, rest = served.rest(
-        "/v1/models/model:predict", {"signature_name": "serve_text", "instances": TEXTS}
-    )
-    assert code == 200
-    for row, answer, truncated in zip(rest["predictions"], answers, TRUNCATED, strict=True):
-        assert (row["label"], row["truncated"]) == (answer.label, truncated)
-        # The very same float32.
-        found = np.float32(row["probabilities"])
-        assert found.tolist() == list(answer.probabilities.values())
-    code, rest = served.rest("/v1/models/model")
-    assert code == 200
-    (state,) = rest["model_version_status"]
-    assert (state["version"], state["state"]) == (str(answers[0].model_version), "AVAILABLE")
 
 
 class Latin1(str):
@@ -245,12 +228,6 @@ def change(start_model_server, program, models, base) -> None:
             assert time.monotonic() < until, states
             time.sleep(0.05)
         check(client.predict(TEXTS), models[1][1], second)
-        code, rest = server.rest(
-            "/v1/models/model:predict", {"signature_name": "serve_text", "instances": TEXTS}
-        )
-        assert code == 200
-        found = [row["probabilities"] for row in rest["predictions"]]
-        np.testing.assert_allclose(found, models[1][1], rtol=0, atol=1e-5)
     assert not server.process.is_running()
 
 
@@ -265,10 +242,9 @@ import os, pathlib, sys
 
 MEANS = {{
     "--port": "--port",
-    "--rest_api_port": "--rest-port",
     "--model_name": "--name",
     "--model_base_path": "--model",
-    "--file_system_poll_wait_seconds": "--poll-seconds",
+    "--file_system_poll_wait_seconds": None,
     "--enable_batching": None,
     "--enable_per_model_batching_parameters": None,
     "--max_num_load_retries": None,
@@ -294,8 +270,7 @@ def test_tensorflow_serving_is_started_by_its_flags(
     (tmp_path / "base").mkdir()
     change(start_model_server, TF_SERVING, models, tmp_path / "base")
     flags = dict(line.split("=", 1) for line in stand_in.with_suffix(".flags").read_text().split())
-    ports = flags.pop("--port"), flags.pop("--rest_api_port")
-    assert ports[0] != ports[1]
+    assert flags.pop("--port")
     assert flags == {
         "--model_name": "model",
         "--model_base_path": str(tmp_path / "base"),

@@ -34,10 +34,11 @@ from bert_tfx.modeling.text.text_rows import rows_of_texts
 from bert_tfx.modeling.training.fine_tuning import predict_rows
 from bert_tfx.modeling.training.train_step import predictor
 from bert_tfx.schema.tasks import TASKS
-from bert_tfx.serving import DEFAULT_MODEL, messages
+from bert_tfx.serving import DEFAULT_MODEL
 from bert_tfx.serving.client import AsyncClient, Client, Prediction
-from bert_tfx.serving.server_process import LOCAL_SERVER, ServerProcess, model_server
-from bert_tfx.serving.tensors import string_tensor
+from bert_tfx.serving.protocol import messages
+from bert_tfx.serving.protocol.tensors import string_tensor
+from bert_tfx.serving.server.process import LOCAL_SERVER, ServerProcess, model_server
 
 TOLERANCE = 1e-5
 # So far apart are two versions' answers to each text, and the classes of each answer: a wrong

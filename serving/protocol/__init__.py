@@ -1,0 +1,1 @@
+"""What is said between a client and a server: messages, questions, connections."""

@@ -1,0 +1,1 @@
+"""A model server for this machine, and what runs a model in it."""
