@@ -19,7 +19,6 @@ import os
 import signal
 import socket
 import ssl
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
+from bert_tfx.schema import files
 from bert_tfx.schema.errors import InputError
 from bert_tfx.serving import DEFAULT_MODEL
 from bert_tfx.serving.backends import TENSORFLOW, check_backend
@@ -341,12 +341,8 @@ class _Server:
         if path is None:
             return
         ports = [self._port] + ([] if self._rest_port is None else [self._rest_port])
-        folder = os.path.dirname(os.path.abspath(path))
         try:
-            descriptor, partial = tempfile.mkstemp(dir=folder, prefix=".port-")
-            with open(descriptor, "w", encoding="utf-8") as file:
-                file.write("".join(f"{port}\n" for port in ports))
-            os.replace(partial, path)
+            files.write(path, "".join(f"{port}\n" for port in ports))
         except OSError as error:
             _logger.error("%s: cannot be written (--port-file): %s", path, error.strerror)
 
