@@ -11,7 +11,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from bert_tfx.modeling.checkpoints.archives import sha256_of
 from bert_tfx.modeling.checkpoints.loading import ENCODERS, architecture_of, load_classifier
 from bert_tfx.modeling.distillation.distil import distilling
 from bert_tfx.modeling.distillation.learner import Teaching
@@ -28,6 +27,7 @@ from bert_tfx.modeling.text.vocab_file import read_vocabulary
 from bert_tfx.modeling.training import distribution
 from bert_tfx.modeling.training.fine_tuning import SeedsResult, fine_tune_seeds
 from bert_tfx.modeling.training.recipes import Recipe
+from bert_tfx.schema.digests import sha256_of
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import Task
 

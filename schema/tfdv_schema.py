@@ -2,11 +2,11 @@
 
 import hashlib
 import pathlib
-import uuid
 
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
+from bert_tfx.schema import files
 from bert_tfx.schema.tasks import LABEL, SOURCE_ROW, TASKS, Layout, Task
 
 TRAINING = "TRAINING"
@@ -86,8 +86,5 @@ def write_task_schema(task: Task, layout: Layout, directory: str) -> str:
     path = pathlib.Path(directory) / f"{task.name}-{digest}" / "schema.pbtxt"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own, for processes that do the same at the same time.
-        partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.rename(path)
+        files.write(path, text)
     return str(path)

@@ -12,6 +12,7 @@ from typing import Final
 import tensorflow as tf
 
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.int8_product import int8_product
 
 _OP: Final = b"QuantizedMatMulWithBiasAndDequantize"
 _GRAPH_FILE = "saved_model.pb"
@@ -62,19 +63,8 @@ def _are_computed() -> bool:
 
     @tf.function
     def product() -> tf.Tensor:
-        return tf.raw_ops.QuantizedMatMulWithBiasAndDequantize(
-            a=tf.bitcast(tf.ones([1, 1], tf.uint8), tf.quint8),
-            b=tf.bitcast(tf.ones([1, 1], tf.int8), tf.qint8),
-            bias=tf.zeros([1]),
-            min_a=0.0,
-            max_a=255.0,
-            min_b=-127.0,
-            max_b=127.0,
-            min_freezed_output=-1.0,
-            max_freezed_output=1.0,
-            Toutput=tf.float32,
-            input_quant_mode="SCALED",
-        )
+        inputs = tf.bitcast(tf.ones([1, 1], tf.uint8), tf.quint8)
+        return int8_product(inputs, tf.ones([1, 1], tf.int8), tf.zeros([1]))
 
     with tf.init_scope(), tf.device("CPU:0"):
         try:

@@ -10,7 +10,6 @@ import gzip
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from bert_tfx.components.data_gate.checks import (
     LEAKAGE,
     LEAKED_EVAL_ROWS_FILE,
 )
+from bert_tfx.schema import files
 from bert_tfx.schema.rows import normalize_text
 from bert_tfx.schema.tasks import EVAL, LABEL, SOURCE_ROW, TRAIN
 
@@ -304,21 +304,13 @@ class _Write(beam.DoFn):
             (check, splits, count, exact, [_example(finding) for finding in findings])
             for (check, splits), (count, exact, findings) in values
         ]
-        _write_whole(self._directory, os.path.join(_SCRATCH, _FOUND), json.dumps(notes).encode())
+        files.write(os.path.join(self._directory, _SCRATCH, _FOUND), json.dumps(notes))
 
 
 def _write_leaked(directory: str, source_rows: Iterable[bytes]) -> None:
     content = b"".join(source_row + b"\n" for source_row in source_rows)
     # Without a time, so that the same rows are the same bytes.
-    _write_whole(directory, LEAKED_EVAL_ROWS_FILE, gzip.compress(content, mtime=0))
-
-
-def _write_whole(directory: str, name: str, content: bytes) -> None:
-    """Writes a file as a whole, though a worker may be stopped and another do its work."""
-    partial = os.path.join(directory, _SCRATCH, uuid.uuid4().hex)
-    with fileio.open(partial, "wb") as file:
-        file.write(content)
-    fileio.rename(partial, os.path.join(directory, name), overwrite=True)
+    files.write(os.path.join(directory, LEAKED_EVAL_ROWS_FILE), gzip.compress(content, mtime=0))
 
 
 def _place(source_row: bytes) -> Place:

@@ -26,7 +26,9 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bert_tfx.components.model_pusher import files
+from bert_tfx.components.model_pusher.files import copy_folder, sizes
+from bert_tfx.schema import files
+from bert_tfx.schema.digests import sha256_of
 from bert_tfx.schema.errors import InputError
 
 _logger = logging.getLogger(__name__)
@@ -212,14 +214,14 @@ class VersionFolder:
         Raises:
             InputError: If it is no SavedModel, or a rollback has hidden this very model.
         """
-        sizes = files.sizes(model_path)
-        if _SAVED_MODEL_FILE not in sizes:
+        found = sizes(model_path)
+        if _SAVED_MODEL_FILE not in found:
             raise InputError(f"{model_path}: no SavedModel; {_SAVED_MODEL_FILE} is missing")
         self.clean_up()
-        hashes = {name: files.sha256(os.path.join(model_path, name)) for name in sizes}
+        hashes = {name: sha256_of(os.path.join(model_path, name)) for name in found}
         fingerprint = _fingerprint(hashes)
         for number in reversed(self.numbers()):
-            if self._is_model(number, sizes, fingerprint):
+            if self._is_model(number, found, fingerprint):
                 folder = self._folder(number)
                 marker = self._read(os.path.join(folder, MARKER_FILE))
                 return Pushed(number, folder, is_new=False, marker=marker)
@@ -242,10 +244,9 @@ class VersionFolder:
         }
         target = os.path.join(self.path, str(number))
         staging = self._hidden(_STAGING, number)
-        files.copy_folder(model_path, staging)
+        copy_folder(model_path, staging)
         self._write(os.path.join(staging, MARKER_FILE), marker)
-        files.sync(staging)
-        files.rename_folder(staging, target)
+        files.move(staging, target)
         return Pushed(number, target, is_new=True, marker=marker)
 
     def is_accepted(self, number: int) -> bool:
@@ -270,18 +271,18 @@ class VersionFolder:
     def _highest(self) -> int:
         return max((n for numbers in self._found().values() for n in numbers), default=0)
 
-    def _is_model(self, number: int, sizes: Mapping[str, int], fingerprint: str) -> bool:
+    def _is_model(self, number: int, found: Mapping[str, int], fingerprint: str) -> bool:
         """Whether a version is the model of such files."""
         if marked := self._read(os.path.join(self._folder(number), MARKER_FILE)).get("sha256"):
             return bool(marked == fingerprint)
         folder = self._folder(number)
-        there = {n: s for n, s in files.sizes(folder).items() if n not in _RECORDS}
-        return there == sizes and self._hashed(number) == fingerprint
+        there = {n: s for n, s in sizes(folder).items() if n not in _RECORDS}
+        return there == found and self._hashed(number) == fingerprint
 
     def _hashed(self, number: int) -> str:
         folder = self._folder(number)
-        names = [name for name in files.sizes(folder) if name not in _RECORDS]
-        return _fingerprint({n: files.sha256(os.path.join(folder, n)) for n in names})
+        names = [name for name in sizes(folder) if name not in _RECORDS]
+        return _fingerprint({n: sha256_of(os.path.join(folder, n)) for n in names})
 
     # === Rollback ===
 
@@ -352,7 +353,7 @@ class VersionFolder:
         for number in sorted(numbers, reverse=True):
             source = self._hidden(_ROLLED_BACK, number)
             target = os.path.join(self.path, str(number))
-            files.rename_folder(source, target)
+            files.move(source, target)
             os.remove(os.path.join(target, ROLLED_BACK_FILE))
 
     # === Removal ===
@@ -374,7 +375,7 @@ class VersionFolder:
     def prune(self, numbers: Iterable[int]) -> None:
         """Deletes versions (`to_prune`), and the records of versions taken back before the last."""
         for number in sorted(numbers):
-            files.rename_folder(self._folder(number), self._hidden(_PRUNED, number))
+            files.move(self._folder(number), self._hidden(_PRUNED, number))
             shutil.rmtree(self._hidden(_PRUNED, number))
         highest = self._highest()
         for number in self.numbers(State.TAKEN_BACK):
@@ -395,7 +396,7 @@ class VersionFolder:
         """Puts a version where no server looks, with a record of why."""
         folder, hidden = self._folder(number), self._hidden(prefix, number)
         self._write(os.path.join(folder, name), record)
-        files.rename_folder(folder, hidden)
+        files.move(folder, hidden)
 
     def _strip(self, folder: str) -> None:
         """Leaves only the records in a folder."""
@@ -409,8 +410,7 @@ class VersionFolder:
                 os.remove(path)
 
     def _write(self, path: str, record: Mapping[str, Any]) -> None:
-        content = json.dumps(record, ensure_ascii=False, indent=1) + "\n"
-        files.write(path, content.encode())
+        files.write(path, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
 
 
 def _fingerprint(hashes: Mapping[str, str]) -> str:

@@ -24,6 +24,7 @@ from bert_tfx.components.predictor.predictions import (
     MODEL_SLICES,
     probabilities_feature,
 )
+from bert_tfx.schema import files
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import EVAL, SOURCE_ROW
 from bert_tfx.serving.int8_products import check_export
@@ -132,13 +133,15 @@ class _PredictFile(beam.DoFn):
 
     def process(self, element: str) -> None:
         """Predicts the file `element`."""
-        partial = os.path.join(self._scratch, uuid.uuid4().hex)
+        elsewhere = os.path.join(self._scratch, uuid.uuid4().hex)
         records = tf.data.TFRecordDataset(os.path.join(self._source, element), _COMPRESSION)
-        with tf.io.TFRecordWriter(partial, _COMPRESSION) as writer:
+        with (
+            files.appearing(os.path.join(self._target, element), elsewhere) as partial,
+            tf.io.TFRecordWriter(partial, _COMPRESSION) as writer,
+        ):
             for batch in records.batch(_BATCH_ROWS):
                 for record in self._answered(batch):
                     writer.write(record)
-        fileio.rename(partial, os.path.join(self._target, element), overwrite=True)
 
     def _answered(self, records: tf.Tensor) -> Iterator[bytes]:
         added: dict[str, np.ndarray] = {}

@@ -14,6 +14,7 @@ from tfx.orchestration import data_types
 from tfx.proto import example_gen_pb2
 
 from bert_tfx.components.tsv_example_gen import executor
+from bert_tfx.schema.digests import sha256_of
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.spans import Span
 from bert_tfx.schema.tasks import SPLITS, Layout, Task
@@ -57,15 +58,11 @@ class Driver(driver.FileBasedDriver):
 
 
 def _content_hash(path: str) -> str:
-    digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError:
+        return sha256_of(path)
+    except InputError:
         # The executor says so, of all such files at once.
         return "unreadable"
-    return digest.hexdigest()
 
 
 class TsvExampleGen(base.FileBasedExampleGen):

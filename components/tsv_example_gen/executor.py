@@ -26,6 +26,7 @@ from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import proto_utils
 
+from bert_tfx.schema import files
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.rows import Misfit, RowParser, falls_into_eval, read_lines, read_rows
 from bert_tfx.schema.tasks import (
@@ -90,11 +91,13 @@ class _WriteShard(beam.DoFn):
             f"{write_split.DEFAULT_TF_RECORD_FILE_NAME}-{shard:05d}-of-{self._num_shards:05d}.gz",
         )
         # Elsewhere, because every file of the directory is read as records.
-        partial = os.path.join(self._scratch_dir, uuid.uuid4().hex)
-        with tf.io.TFRecordWriter(partial, "GZIP") as writer:
+        elsewhere = os.path.join(self._scratch_dir, uuid.uuid4().hex)
+        with (
+            files.appearing(path, elsewhere) as partial,
+            tf.io.TFRecordWriter(partial, "GZIP") as writer,
+        ):
             for record in sorted(ordered):
                 writer.write(record[4:])
-        fileio.rename(partial, path, overwrite=True)
 
 
 class _WriteReports(beam.DoFn):
@@ -106,11 +109,8 @@ class _WriteReports(beam.DoFn):
     def process(self, element: tuple[str, Iterable[str]]) -> None:
         """Writes the split and its reports `element`."""
         split, reports = element
-        partial = os.path.join(self._directory, uuid.uuid4().hex)
-        with fileio.open(partial, "w") as file:
-            for report in reports:
-                file.write(f"{report}\n")
-        fileio.rename(partial, os.path.join(self._directory, _REPORT + split), overwrite=True)
+        text = "".join(f"{report}\n" for report in reports)
+        files.write(os.path.join(self._directory, _REPORT + split), text)
 
 
 @contextlib.contextmanager
@@ -384,8 +384,8 @@ def _write_rejects(ingested: _Ingested, rejects_dir: str) -> None:
         path = _rejects_path(rejects_dir, split)
         rows = ingested.rejects.get(split)
         if not rows:
-            for stale in filter(fileio.exists, (path, f"{path}.partial")):
-                fileio.remove(stale)
+            if fileio.exists(path):
+                fileio.remove(path)
             continue
         lines = ["file\tline\tcolumn\treason\trow"]
         for row in rows:
@@ -396,9 +396,7 @@ def _write_rejects(ingested: _Ingested, rejects_dir: str) -> None:
         if unlisted := ingested.rejected[split] - len(rows):
             lines.append(f"\t\t\t{unlisted:,} more rows were rejected and are not listed\t")
         fileio.makedirs(rejects_dir)
-        with fileio.open(f"{path}.partial", "wb") as file:
-            file.write("".join(f"{line}\n" for line in lines).encode())
-        fileio.rename(f"{path}.partial", path, overwrite=True)
+        files.write(path, "".join(f"{line}\n" for line in lines))
     if fileio.exists(rejects_dir) and not fileio.listdir(rejects_dir):
         fileio.rmtree(rejects_dir)
 

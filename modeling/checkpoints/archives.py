@@ -9,9 +9,7 @@ Plain Python, so that the command line can refuse a wrong archive without loadin
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import gzip
-import hashlib
 import os
 import re
 import shutil
@@ -23,7 +21,10 @@ import zlib
 from collections.abc import Iterator
 from typing import IO, Final, cast
 
+from bert_tfx.schema import files
+from bert_tfx.schema.digests import sha256_of
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.locks import lock
 
 SUFFIXES: Final = (".zip", ".tar.gz", ".tgz", ".tar")
 """The ends of the names of the archives that `extract` unpacks."""
@@ -118,20 +119,14 @@ def extract(
     target = os.path.join(into, digest[:_KEY_LENGTH])
     partial = os.path.join(into, f".{digest[:_KEY_LENGTH]}.partial")
     try:
-        os.makedirs(into, exist_ok=True)
-        with locked(os.path.join(into, ".lock")):
+        with lock(os.path.join(into, ".lock")):
             if os.path.isdir(target):
                 return Extracted(_checkpoint_folder(archive, target), digest)
             shutil.rmtree(partial, ignore_errors=True)
-            os.mkdir(partial)
-            try:
+            with files.appearing(target, partial):
+                os.mkdir(partial)
                 skipped = _unpack(archive, partial, max_bytes)
                 _checkpoint_folder(archive, partial, skipped)
-                sync(partial)
-                os.rename(partial, target)
-                sync(into, recursive=False)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
             return Extracted(_checkpoint_folder(archive, target), digest, skipped)
     except OSError as error:
         todo = "make room there" if is_full(error) else "make it a folder that can be written to"
@@ -139,51 +134,6 @@ def extract(
             f"{archive}: cannot be unpacked into {into}: {error.strerror or error}; {todo} or name "
             "another one"
         ) from error
-
-
-def sha256_of(path: str) -> str:
-    """Returns a file's SHA-256, in hexadecimal.
-
-    Raises:
-        InputError: If the file cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def locked(lock_file: str) -> Iterator[None]:
-    """Holds a lock file against other processes, which wait.
-
-    The system lets go of it when the process ends, however it ends. The file stays: who waits for
-    it has it open already.
-
-    Raises:
-        OSError: If the lock file cannot be made.
-    """
-    with open(lock_file, "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def sync(folder: str, *, recursive: bool = True) -> None:
-    """Brings a folder's names, and its files where `recursive`, to disk."""
-    for parent, folders, names in os.walk(folder):
-        if not recursive:
-            folders.clear()
-            names.clear()
-        for path in [*(os.path.join(parent, name) for name in names), parent]:
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
 
 
 def is_full(error: OSError) -> bool:

@@ -8,28 +8,30 @@ import dataclasses
 import ipaddress
 import json
 import os
-import time
 import urllib.parse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bert_tfx.modeling.checkpoints.archives import is_full, sha256_of, sync
+from bert_tfx.modeling.checkpoints.archives import is_full
+from bert_tfx.schema import files
+from bert_tfx.schema.digests import sha256_of
 from bert_tfx.schema.errors import InputError
 
 if TYPE_CHECKING:
     import requests
+    from urllib3.util import Retry
 
 ATTEMPTS = 5
-"""How many times in a row a request may bring nothing new."""
+"""How many times in a row a request, or a broken body, may bring nothing new."""
 BACKOFF_S = 1.0
-"""Seconds before the second attempt; each further one waits twice as long."""
+"""Half of the seconds before the third attempt, as the second one comes at once; each further one
+waits twice as long."""
 TIMEOUT_S = 30.0
 """Seconds to connect, and without a byte, after which an attempt has failed."""
 
 _MAX_WAIT_S = 60.0
 _MAX_REDIRECTS = 10
 _CHUNK_BYTES = 2**18
-_REDIRECTS = (301, 302, 303, 307, 308)
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 
 Progress = Callable[[int, int | None], None]
@@ -96,9 +98,8 @@ def download(
                 "or replaced on its way here, and is deleted; try again, from another network if "
                 "it stays so"
             )
-        os.replace(_part(path), path)
+        files.move(_part(path), path)
         _forget(path)
-        sync(os.path.dirname(path) or ".", recursive=False)
     except OSError as error:
         todo = "make room there" if is_full(error) else "make it a folder that can be written to"
         raise InputError(
@@ -108,16 +109,8 @@ def download(
     return found
 
 
-class _Passing(Exception):
-    """What may be gone at the next attempt.
-
-    Attributes:
-        wait: Seconds that the server asks to wait.
-    """
-
-    def __init__(self, message: str, wait: float = 0.0) -> None:
-        super().__init__(message)
-        self.wait = wait
+class _Broken(Exception):
+    """The body did not come, or not to its end: the next request may bring the rest."""
 
 
 class _Transfer:
@@ -132,23 +125,35 @@ class _Transfer:
     def run(self) -> None:
         """Fills the part to its end, in as many attempts as bring something new."""
         import requests
+        from requests.adapters import HTTPAdapter
+        from urllib3.exceptions import MaxRetryError
 
-        failures, furthest = 0, self._offset()
+        # What fails before the body is there is tried again below `requests`.
+        retries = failures = _retries()
+        furthest = self._offset()
         with requests.Session() as session:
+            session.max_redirects = _MAX_REDIRECTS
+            session.hooks["response"].append(self._check_redirect)
+            session.mount("https://", HTTPAdapter(max_retries=retries))
+            session.mount("http://", HTTPAdapter(max_retries=retries))
             while True:
                 try:
                     return self._attempt(session)
-                except _Passing as error:
-                    failures = 1 if self._offset() > furthest else failures + 1
-                    furthest = max(furthest, self._offset())
-                    if failures >= ATTEMPTS:
-                        raise InputError(
-                            f"{self._url}: {error}, {ATTEMPTS} times in a row; look at the network "
-                            "and the proxy settings (HTTPS_PROXY) and start again, which goes on "
-                            f"from here, {_by_hand(self._url)}"
-                        ) from error
-                    pause = max(BACKOFF_S * 2 ** (failures - 1), error.wait)
-                    time.sleep(min(pause, _MAX_WAIT_S))
+                except _Broken as error:
+                    if self._offset() > furthest:
+                        furthest, failures = self._offset(), retries
+                    try:
+                        failures = failures.increment()
+                    except MaxRetryError:
+                        raise self._given_up(str(error)) from error
+                    failures.sleep()
+
+    def _given_up(self, reason: str) -> InputError:
+        return InputError(
+            f"{self._url}: {reason}, {ATTEMPTS} times in a row; look at the network and the proxy "
+            f"settings (HTTPS_PROXY) and start again, which goes on from here, "
+            f"{_by_hand(self._url)}"
+        )
 
     def _offset(self) -> int:
         try:
@@ -171,52 +176,45 @@ class _Transfer:
                 if total == offset:
                     return
                 _forget(self._path)
-                raise _Passing("the server has a shorter file than before")
+                raise _Broken("the server has a shorter file than before")
             if response.status_code == 200:
                 offset = 0
                 _write_version(self._path, self._url, response.headers)
             self._receive(response, offset, total)
 
     def _get(self, session: "requests.Session", headers: dict[str, str]) -> "requests.Response":
-        """Sends the request on to where the server points, if that is https too."""
         import requests
 
-        url = self._url
-        for _ in range(_MAX_REDIRECTS):
-            try:
-                response = session.get(
-                    url, headers=headers, stream=True, timeout=TIMEOUT_S, allow_redirects=False
-                )
-            except requests.exceptions.SSLError as error:
-                if "certificate" in str(error).lower():
-                    raise InputError(
-                        f"{self._url}: the server's certificate is not trusted ({error}); where a "
-                        "proxy of your own network signs it, name its CA file in "
-                        f"REQUESTS_CA_BUNDLE, {_by_hand(self._url)}"
-                    ) from error
-                raise _Passing(f"the connection failed ({error})") from error
-            except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
-                raise _Passing(f"no connection ({error})") from error
-            except requests.exceptions.RequestException as error:
-                raise InputError(f"{self._url}: {error}") from error
-            if response.status_code not in _REDIRECTS or "location" not in response.headers:
-                return response
-            response.close()
-            url = urllib.parse.urljoin(url, response.headers["location"])
-            _check_url(url, self._url)
-        raise InputError(
-            f"{self._url}: more than {_MAX_REDIRECTS} redirections, {_by_hand(self._url)}"
-        )
+        try:
+            return session.get(self._url, headers=headers, stream=True, timeout=TIMEOUT_S)
+        except requests.exceptions.SSLError as error:
+            if _is_distrust(error):
+                raise InputError(
+                    f"{self._url}: the server's certificate is not trusted ({error}); where a "
+                    "proxy of your own network signs it, name its CA file in "
+                    f"REQUESTS_CA_BUNDLE, {_by_hand(self._url)}"
+                ) from error
+            raise self._given_up(f"the connection failed ({error})") from error
+        except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
+            raise self._given_up(f"no connection ({error})") from error
+        except requests.exceptions.TooManyRedirects as error:
+            raise InputError(
+                f"{self._url}: more than {_MAX_REDIRECTS} redirections, {_by_hand(self._url)}"
+            ) from error
+        except requests.exceptions.RequestException as error:
+            raise InputError(f"{self._url}: {error}") from error
+
+    def _check_redirect(self, response: "requests.Response", **_: object) -> None:
+        """Lets `requests` follow a server only where that is https, too."""
+        if response.is_redirect:
+            target = urllib.parse.urljoin(response.url, response.headers["location"])
+            _check_url(target, self._url)
 
     def _check(self, response: "requests.Response", offset: int) -> int | None:
         """Refuses an answer that does not bring the file; returns the file's size in bytes."""
         status = response.status_code
         if status in _PASSING:
-            wait = response.headers.get("Retry-After", "")
-            raise _Passing(
-                f"the server answered {status} {response.reason}",
-                float(wait) if wait.isdecimal() else 0.0,
-            )
+            raise self._given_up(f"the server answered {status} {response.reason}")
         if status in (404, 410):
             raise InputError(
                 f"{self._url}: not there any more ({status} {response.reason}); look for where its "
@@ -229,7 +227,7 @@ class _Transfer:
             total = int(whole) if whole.isdecimal() else None
             if status == 206 and (unit != "bytes" or start.partition("-")[0] != str(offset)):
                 _forget(self._path)
-                raise _Passing("the server sent another part than it was asked for")
+                raise _Broken("the server sent another part than it was asked for")
         elif status == 200:
             length = response.headers.get("Content-Length", "")
             total = int(length) if length.isdecimal() else None
@@ -259,7 +257,7 @@ class _Transfer:
                     chunk = response.raw.read(_CHUNK_BYTES, decode_content=False)
                 except (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
                     file.flush()
-                    raise _Passing(f"the connection broke ({error})") from error
+                    raise _Broken(f"the connection broke ({error})") from error
                 if not chunk:
                     break
                 file.write(chunk)
@@ -269,10 +267,46 @@ class _Transfer:
             file.flush()
             os.fsync(file.fileno())
         if total is not None and offset < total:
-            raise _Passing(f"the connection ended after {offset:,} of {total:,} bytes")
+            raise _Broken(f"the connection ended after {offset:,} of {total:,} bytes")
         if total is not None and offset > total:
             _forget(self._path)
-            raise _Passing(f"the server sent more than {total:,} bytes")
+            raise _Broken(f"the server sent more than {total:,} bytes")
+
+
+def _retries() -> "Retry":
+    """Returns the attempts for one request, and the pauses between them."""
+    from urllib3.exceptions import InvalidHeader, SSLError
+    from urllib3.util import Retry
+
+    class Bounded(Retry):
+        """Tries nothing again that will not change, and waits no longer than bearable."""
+
+        def increment(self, *place: Any, **failure: Any) -> Any:
+            """Counts a failure."""
+            error = failure.get("error")
+            if isinstance(error, SSLError) and _is_distrust(error):
+                raise error
+            return super().increment(*place, **failure)
+
+        def get_retry_after(self, response: Any) -> float | None:
+            """Returns the seconds that the server asks to wait, or None."""
+            try:
+                seconds = super().get_retry_after(response)
+            except InvalidHeader:
+                return None
+            return None if seconds is None else min(seconds, _MAX_WAIT_S)
+
+    # The last answer of a server says more than that it was the last.
+    return Bounded(
+        ATTEMPTS - 1,
+        status_forcelist=_PASSING,
+        backoff_factor=BACKOFF_S,
+        raise_on_status=False,
+    )
+
+
+def _is_distrust(error: Exception) -> bool:
+    return "certificate" in str(error).lower()
 
 
 def _check_url(url: str, asked: str) -> None:

@@ -15,7 +15,6 @@ import os
 import pathlib
 import re
 import shutil
-import uuid
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -42,6 +41,7 @@ from bert_tfx.modeling.encoders.distil_bert import DistilBertEncoder
 from bert_tfx.modeling.encoders.encoder import Encoder
 from bert_tfx.modeling.encoders.reshaping import copy_weights, rebuilt
 from bert_tfx.modeling.encoders.transformer import kernel_initializer
+from bert_tfx.schema import files
 from bert_tfx.schema.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -279,9 +279,9 @@ def save_hugging_face(
         config["label2id"] = {label: i for i, label in enumerate(labels)}
         config[HEAD_DROPOUT[architecture]] = model.dropout_rate
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    partial.mkdir()
-    try:
+    with files.appearing(target) as folder:
+        partial = pathlib.Path(folder)
+        partial.mkdir()
         safetensors.numpy.save_file(
             tensors, partial / "model.safetensors", metadata={"format": "pt"}
         )
@@ -294,10 +294,6 @@ def save_hugging_face(
         shutil.copyfile(vocab_file, partial / VOCAB_FILE)
         # safetensors makes its file readable by its owner alone.
         shutil.copymode(partial / VOCAB_FILE, partial / "model.safetensors")
-        partial.rename(target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def architecture_of(encoder: Encoder) -> str:

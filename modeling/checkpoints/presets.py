@@ -14,21 +14,16 @@ import shutil
 from collections.abc import Mapping
 from typing import Any, Final
 
-from bert_tfx.modeling.checkpoints.archives import (
-    extract,
-    is_archive,
-    is_full,
-    locked,
-    sha256_of,
-    sync,
-)
+from bert_tfx.modeling.checkpoints.archives import extract, is_archive, is_full
 from bert_tfx.modeling.checkpoints.downloads import Progress, download
+from bert_tfx.schema import files
+from bert_tfx.schema.digests import sha256_of
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.locks import lock
+from bert_tfx.schema.paths import CACHE_VARIABLE, cache_folder
 
 PRESET_FILE: Final = "preset.json"
 """Lies beside the weights and says what they are; written last."""
-
-_CACHE_VARIABLE = "BERT_TFX_CACHE"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -399,23 +394,6 @@ def table() -> str:
     )
 
 
-def cache_folder(*names: str) -> str:
-    """Returns a folder of the cache, where what was downloaded or unpacked is kept.
-
-    The cache is `$BERT_TFX_CACHE`, or else `$XDG_CACHE_HOME/bert-tfx`, or else `~/.cache/bert-tfx`.
-
-    Args:
-        *names: The folders' names, one below the other.
-    """
-    cache = os.environ.get(_CACHE_VARIABLE)
-    if not cache:
-        base = os.environ.get("XDG_CACHE_HOME", "")
-        # The specification has relative paths ignored.
-        base = base if os.path.isabs(base) else os.path.join(os.path.expanduser("~"), ".cache")
-        cache = os.path.join(base, "bert-tfx")
-    return os.path.abspath(os.path.join(cache, *names))
-
-
 def preset_folder(name: str) -> str:
     """Returns where a preset goes unless the user names a folder: in the cache."""
     return cache_folder("presets", name)
@@ -453,20 +431,16 @@ def fetch(preset: Preset, folder: str | None = None, *, on_progress: Progress | 
     try:
         if _is_whole(preset, folder) and not os.path.isdir(partial):
             return folder
-        os.makedirs(parent, exist_ok=True)
-        with locked(os.path.join(parent, f".{name}.lock")):
+        with lock(os.path.join(parent, f".{name}.lock")):
             # Another process may have fetched it while this one waited.
             if not _is_whole(preset, folder):
-                checkpoint = _gather(preset, partial, on_progress)
-                sync(checkpoint)
-                os.rename(checkpoint, folder)
-                sync(parent, recursive=False)
+                files.move(_gather(preset, partial, on_progress), folder)
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         todo = "make room there" if is_full(error) else "make it a folder that can be written to"
         raise InputError(
             f"{folder}: {preset.name} cannot be put there: {error.strerror or error}; {todo} or "
-            f"name another one ({_CACHE_VARIABLE} says where the cache is)"
+            f"name another one ({CACHE_VARIABLE} says where the cache is)"
         ) from error
     return folder
 

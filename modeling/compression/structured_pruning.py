@@ -15,13 +15,14 @@ Pre-trained Transformer Models", arXiv:2004.03844 (layers).
 import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from bert_tfx.modeling.encoders.albert import AlbertEncoder
+from bert_tfx.modeling.encoders.altering import altered
 from bert_tfx.modeling.encoders.classifier import TextClassifier
 from bert_tfx.modeling.encoders.reshaping import as_array, reshaped
 from bert_tfx.modeling.text.batching import Rows, evaluation_batches
@@ -117,8 +118,9 @@ def importance(
         ):
             tape.watch([head_gates, neuron_gates])
             for block, head_gate, neuron_gate in zip(blocks, head_gates, neuron_gates, strict=True):
-                stack.enter_context(_gated(block.attention, head_gate))
-                stack.enter_context(_gated(block, neuron_gate))
+                for layer, gates in ((block.attention, head_gate), (block, neuron_gate)):
+                    gated = _gated(layer.output_dense, gates)
+                    stack.enter_context(altered(layer, output_dense=gated))
             logits = classifier(batch, training=False)
             # Summed, as each row has gates of its own.
             loss = tf.reduce_sum(
@@ -212,20 +214,12 @@ def _share_of(count: int, share: float) -> int:
     return int(count * share + 1e-9)
 
 
-@contextlib.contextmanager
-def _gated(layer: Any, gates: tf.Tensor) -> Iterator[None]:
-    """Puts gates, `[B, groups]`, on the input of a layer's `output_dense`, `[B*T, groups * n]`."""
-    dense = layer.output_dense
+def _gated(dense: keras.layers.Dense, gates: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a dense layer with gates, `[B, groups]`, on its input, `[B*T, groups * n]`."""
 
     def gated(inputs: tf.Tensor) -> tf.Tensor:
         rows, groups = gates.shape
         grouped = tf.reshape(inputs, (rows, -1, groups, inputs.shape[1] // groups))
         return dense(tf.reshape(grouped * gates[:, None, :, None], tf.shape(inputs)))
 
-    # Not by setattr: Keras would take the function's layer for a new one.
-    attributes = layer.__dict__
-    attributes["output_dense"] = gated
-    try:
-        yield
-    finally:
-        attributes["output_dense"] = dense
+    return gated

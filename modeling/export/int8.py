@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from bert_tfx.modeling.encoders.classifier import TextClassifier
 from bert_tfx.modeling.export.matrix_layers import computing_with, matrix_layers, matrix_of
+from bert_tfx.schema.int8_product import int8_product
 
 LEVELS: Final = 127
 """The largest number of inputs and tables, of either sign."""
@@ -99,20 +100,7 @@ class Int8Computation:
         path = matrix_of(layer).path
         kernel = self.matrices[path]
         unsigned, scales = self._unsigned(inputs)
-        # Ranges by which both scales are 1: what comes out are the whole numbers.
-        products = tf.raw_ops.QuantizedMatMulWithBiasAndDequantize(
-            a=unsigned,
-            b=tf.bitcast(kernel, tf.qint8),
-            bias=self.sums[path],
-            min_a=0.0,
-            max_a=255.0,
-            min_b=-127.0,
-            max_b=127.0,
-            min_freezed_output=-1.0,
-            max_freezed_output=1.0,
-            Toutput=tf.float32,
-            input_quant_mode="SCALED",
-        )
+        products = int8_product(unsigned, kernel, self.sums[path])
         products = tf.ensure_shape(products, [None, kernel.shape[1]])
         outputs = products * scales * self.scales[path] + tf.cast(layer.bias, tf.float32)
         return tf.cast(outputs, layer.compute_dtype)

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from bert_tfx.modeling.encoders.altering import altered
 from bert_tfx.modeling.encoders.classifier import TextClassifier
 
 
@@ -44,20 +45,12 @@ def computing_with(
         multiply: Computes a dense layer, given it and its input, float `[R, K]`.
         look_up: Computes an embedding, given it and its ids.
     """
-    for layer in layers:
-        call = multiply if isinstance(layer, keras.layers.Dense) else look_up
-        object.__setattr__(layer, "call", types.MethodType(_bound(call), layer))
-    try:
-        yield
-    finally:
+
+    def call(layer: keras.layers.Layer, inputs: Any, training: bool | None = None) -> Any:
+        compute = multiply if isinstance(layer, keras.layers.Dense) else look_up
+        return compute(layer, inputs)
+
+    with contextlib.ExitStack() as stack:
         for layer in layers:
-            object.__delattr__(layer, "call")
-
-
-def _bound(call: Callable[[keras.layers.Layer, Any], Any]) -> Callable[..., Any]:
-    """Returns a function that Keras takes for a layer's `call`."""
-
-    def layer_call(layer: keras.layers.Layer, inputs: Any, training: bool | None = None) -> Any:
-        return call(layer, inputs)
-
-    return layer_call
+            stack.enter_context(altered(layer, call=types.MethodType(call, layer)))
+        yield

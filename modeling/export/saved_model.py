@@ -24,7 +24,6 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 from tensorflow.core.protobuf import saved_model_pb2
 
-from bert_tfx.modeling.checkpoints.archives import sha256_of
 from bert_tfx.modeling.checkpoints.variable_names import SEED_STATE, assign_by_name, by_name
 from bert_tfx.modeling.encoders.classifier import TextClassifier
 from bert_tfx.modeling.export.bfloat16 import Bfloat16Computation
@@ -35,6 +34,7 @@ from bert_tfx.modeling.export.teacher_files import find_teacher
 from bert_tfx.modeling.export.trained_model import TrainedModel, library_versions
 from bert_tfx.modeling.export.weight_storage import WidenedVariable, is_stored_narrow
 from bert_tfx.modeling.text.features import NUM_TOKENS, NUM_TRUNCATED, SEGMENT_IDS, TOKEN_IDS
+from bert_tfx.schema.digests import sha256_of
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TEXT_A, TEXT_B, Task
 

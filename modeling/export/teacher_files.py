@@ -9,8 +9,8 @@ import json
 import os
 from typing import Any
 
-from bert_tfx.modeling.checkpoints.archives import sha256_of
 from bert_tfx.modeling.checkpoints.files import CLASSIFIER_FILE, MODEL_FILE, VOCAB_FILE
+from bert_tfx.schema.digests import sha256_of
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.paths import absolute
 from bert_tfx.schema.tasks import Task

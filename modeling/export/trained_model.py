@@ -21,6 +21,7 @@ from bert_tfx.modeling.export.storages import FLOAT32, STORAGES
 from bert_tfx.modeling.text.features import TextTransform
 from bert_tfx.modeling.text.tokenization import WordPieceTokenizer
 from bert_tfx.modeling.text.vocab_file import read_vocabulary
+from bert_tfx.schema import files
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import Task
 
@@ -80,10 +81,7 @@ class TrainedModel:
             "storage": self.storage,
             "versions": library_versions(),
         }
-        partial = f"{about}.partial"
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump(content, file, ensure_ascii=False, indent=1)
-        os.replace(partial, about)
+        files.write(about, json.dumps(content, ensure_ascii=False, indent=1))
 
 
 def library_versions() -> dict[str, str]:

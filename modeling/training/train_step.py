@@ -5,7 +5,7 @@ They are TensorFlow's, traced once for all numbers of rows and tokens.
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import keras
@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from bert_tfx.modeling.checkpoints.variable_names import SEED_STATE
 from bert_tfx.modeling.encoders.albert import AlbertEncoder
+from bert_tfx.modeling.encoders.altering import altered
 from bert_tfx.modeling.encoders.encoder import Encoder
 from bert_tfx.modeling.encoders.transformer import TransformerBlock
 from bert_tfx.modeling.training.cross_entropy import CrossEntropy
@@ -136,9 +137,8 @@ def train_step(
     return step
 
 
-@contextlib.contextmanager
-def recomputed(encoder: Encoder) -> Iterator[None]:
-    """Lets the blocks of an encoder called within it compute inner values again for the gradient.
+def recomputed(encoder: Encoder) -> contextlib.AbstractContextManager[None]:
+    """Within it, the blocks of an encoder compute inner values again for the gradient.
 
     Not by `keras.RematScope`: computing again, its dropouts would draw other numbers. Here the
     seeds are drawn once, outside of what is computed again.
@@ -147,17 +147,9 @@ def recomputed(encoder: Encoder) -> Iterator[None]:
         encoder: Called to train.
     """
     recomputing = [functools.partial(_recompute, block) for block in encoder.blocks]
-    changed: dict[str, Any] = {"blocks": recomputing}
     if isinstance(encoder, AlbertEncoder):
-        changed = {"block": recomputing[0]}
-    # Not by setattr: Keras would take the blocks for new layers.
-    attributes = encoder.__dict__
-    before = {name: attributes[name] for name in changed}
-    attributes.update(changed)
-    try:
-        yield
-    finally:
-        attributes.update(before)
+        return altered(encoder, block=recomputing[0])
+    return altered(encoder, blocks=recomputing)
 
 
 def _recompute(block: TransformerBlock, hidden: Any, padding: Any, *, training: bool) -> Any:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import time
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import keras
 import numpy as np
 
 from bert_tfx.modeling.checkpoints.variable_names import assign_by_name, by_name
+from bert_tfx.schema import files
 
 # The state is saved after so many seconds, or after so many times what saving takes, whichever is
 # longer: a crash costs little and saving costs less than a twentieth of the time.
@@ -160,12 +160,12 @@ class TrainingState:
         """Writes a file whole or not at all."""
         if not self._is_writer:
             return
-        partial = self._folder / f".{name}"
-        with partial.open("wb") as file:
+        # They are large: what a killed run leaves is overwritten by the next.
+        with (
+            files.appearing(self._folder / name, self._folder / f".{name}") as partial,
+            open(partial, "wb") as file,
+        ):
             np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._folder / name)
 
 
 def _arrays(variables: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:

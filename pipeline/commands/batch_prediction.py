@@ -6,12 +6,10 @@ parts that are left.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
 import threading
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -20,7 +18,9 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from bert_tfx.components.exported_model import ExportedModel
+from bert_tfx.schema import files
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.locks import lock
 from bert_tfx.schema.rows import Misfit
 from bert_tfx.schema.tasks import TEXT_B
 from bert_tfx.serving.backends import TENSORFLOW, check_model
@@ -87,10 +87,9 @@ def predict_file(
     if backend != TENSORFLOW:
         asked_of.append(backend)
     begun_for = table.begun_for(scan, json.dumps(asked_of))
+    busy = InputError(f"{partial}: another process writes it")
     try:
-        os.makedirs(partial, exist_ok=True)
-        with open(os.path.join(partial, ".lock"), "w") as lock:
-            _lock(lock.fileno(), partial)
+        with lock(os.path.join(partial, ".lock"), refusal=busy):
             parts = _begin(partial, begun_for, table, scan.rows)
             resumed = min(len(_done(partial)) * _PART_ROWS, scan.rows)
             progress(resumed, scan.rows)
@@ -102,13 +101,6 @@ def predict_file(
     shutil.rmtree(partial, ignore_errors=True)
     progress(scan.rows, scan.rows)
     return Written(scan.rows, resumed, scan.rejects, scan.first_rejects)
-
-
-def _lock(lock: int, partial: str) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InputError(f"{partial}: another process writes it") from error
 
 
 def _begin(partial: str, begun_for: dict[str, object], table: Table, rows: int) -> list[str]:
@@ -131,7 +123,7 @@ def _begin(partial: str, begun_for: dict[str, object], table: Table, rows: int) 
         with open(os.path.join(inputs, part), "wb") as file:
             file.writelines(line + b"\n" for line in islice(lines, _PART_ROWS))
     # Last: it says that the parts are whole.
-    _write(note, json.dumps(begun_for).encode())
+    files.write(note, json.dumps(begun_for))
     return parts
 
 
@@ -188,7 +180,7 @@ class _AnswerPart(beam.DoFn):
         with open(os.path.join(self._partial, _INPUTS, element), "rb") as file:
             lines = (line.removesuffix(b"\n") for line in file)
             answered = b"".join(self._answered(lines))
-        _write(os.path.join(self._partial, _OUTPUTS, element), answered)
+        files.write(os.path.join(self._partial, _OUTPUTS, element), answered)
 
     def _answered(self, lines: Iterable[bytes]) -> Iterator[bytes]:
         from bert_tfx.serving.server.answers import predict
@@ -220,20 +212,9 @@ def _watched(partial: str, rows: int, progress: Callable[[int, int], None]) -> I
 
 def _join(partial: str, parts: Sequence[str], header: bytes, target: str) -> None:
     """Makes one file of the parts' answers."""
-    whole = os.path.join(partial, "whole.tsv")
-    with open(whole, "wb") as file:
+    elsewhere = os.path.join(partial, "whole.tsv")
+    with files.appearing(target, elsewhere) as whole, open(whole, "wb") as file:
         file.write(header)
         for part in parts:
             with open(os.path.join(partial, _OUTPUTS, part), "rb") as answers:
                 shutil.copyfileobj(answers, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(whole, target)
-
-
-def _write(path: str, content: bytes) -> None:
-    """Writes a file that appears whole."""
-    unfinished = f"{path}.{uuid.uuid4().hex}"
-    with open(unfinished, "wb") as file:
-        file.write(content)
-    os.replace(unfinished, path)

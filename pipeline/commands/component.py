@@ -18,6 +18,7 @@ from bert_tfx.pipeline.process.console import Console, logged, quiet_workers, qu
 from bert_tfx.pipeline.process.exit_codes import OF_A_RUN, ExitCode, explain
 from bert_tfx.pipeline.process.fingerprint import source_fingerprint
 from bert_tfx.pipeline.process.output_lock import for_node
+from bert_tfx.schema import files
 from bert_tfx.schema.errors import InputError
 
 NODES_FILE = "nodes.json"
@@ -144,10 +145,7 @@ def _known_nodes(config: Config) -> dict[str, list[str]] | None:
 
 def _keep_nodes(config: Config, nodes: dict[str, list[str]]) -> None:
     path = os.path.join(config.output_dir, NODES_FILE)
-    partial = f"{path}.{os.getpid()}.partial"
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump({"key": _key(config), "nodes": nodes}, file, indent=1)
-    os.replace(partial, path)
+    files.write(path, json.dumps({"key": _key(config), "nodes": nodes}, indent=1))
 
 
 def _key(config: Config) -> str:

@@ -4,10 +4,8 @@ import argparse
 import dataclasses
 import os
 import pathlib
-import shutil
 import sys
 import tempfile
-import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -18,6 +16,7 @@ from bert_tfx.pipeline.commands.before_after import measure, table
 from bert_tfx.pipeline.commands.model_data import data_folder, task_to_ask
 from bert_tfx.pipeline.configuration import options
 from bert_tfx.pipeline.process.console import Console, logged, quieten
+from bert_tfx.schema import files
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.paths import absolute
 from bert_tfx.schema.tasks import EVAL, TRAIN, resolve_layout
@@ -199,13 +198,10 @@ def _lines(path: str) -> Iterator[str]:
 
 
 def _save(model: "TrainedModel", output: pathlib.Path) -> None:
-    partial = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
     try:
-        model.save(os.fspath(partial))
-        partial.rename(output)
+        with files.appearing(output) as partial:
+            model.save(partial)
     except OSError as error:
         raise InputError(
             f"{output}: cannot be written: {error.strerror}; --output names a folder"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

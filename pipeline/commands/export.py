@@ -3,11 +3,10 @@
 import argparse
 import os
 import pathlib
-import shutil
-import uuid
 
 from bert_tfx.pipeline.configuration import options
 from bert_tfx.pipeline.process.console import quieten
+from bert_tfx.schema import files
 from bert_tfx.schema.errors import InputError
 
 
@@ -58,11 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"{folder}: cannot be written: {error.strerror}; --export_model_dir names a folder"
         ) from error
     # A model server takes what has a number for a name as soon as it sees it: it must be whole.
-    partial = folder / f".{uuid.uuid4().hex}"
-    try:
-        save_for_serving(model, os.fspath(partial))
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with files.appearing(target) as partial:
+        save_for_serving(model, partial)
     print(f"exported: {target}")
     return 0

@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 from bert_tfx.pipeline.process.console import quieten
+from bert_tfx.schema import files
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.paths import absolute
 
@@ -73,13 +74,12 @@ def _compare(arguments: argparse.Namespace) -> int:
     quieten(arguments.verbose)
 
     from bert_tfx.components.report.page import comparison_page
-    from bert_tfx.pipeline.reporting.run_report import write_whole
 
     path = absolute(arguments.to or _COMPARISON)
     first, second = (_content(reference, arguments.output) for reference in arguments.compare)
     try:
         folder = os.path.dirname(path)
-        write_whole(path, comparison_page(first, second, folder, names=arguments.compare))
+        files.write(path, comparison_page(first, second, folder, names=arguments.compare))
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written: {error.strerror}; --to names a file"

@@ -226,7 +226,7 @@ def run(arguments: argparse.Namespace) -> int:
     config.beam.check_here()
     with exclusive(config.output_dir):
         last = read_last_run(config.output_dir)
-        found = dependencies(config, last)
+        found = dependencies(config)
         if arguments.if_changed and last is not None:
             changed = changes(config, last, found)
             if not changed:

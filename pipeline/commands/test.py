@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bert_tfx.pipeline.commands.model_data import data_folder, task_to_ask
 from bert_tfx.pipeline.configuration import options
 from bert_tfx.pipeline.process.console import Console, logged, quieten
+from bert_tfx.schema import files
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import EVAL, SPLITS, TEST, Layout, Task, resolve_layout
 
@@ -153,10 +154,7 @@ def _write_result(target: str, read: "LabelledTexts", logits: "np.ndarray", task
         label = "" if read.labels is None else task.labels[read.labels[row]]
         answer = f"{task.labels[index]}\t{label}\t{probabilities[row]:.6f}".encode()
         lines.append(b"\t".join([answer, *(texts[row] for texts in read.texts.values())]))
-    partial = f"{target}.partial"
     try:
-        with open(partial, "wb") as file:
-            file.writelines(line + b"\n" for line in lines)
-        os.replace(partial, target)
+        files.write(target, b"".join(line + b"\n" for line in lines))
     except OSError as error:
         raise InputError(f"{target}: cannot be written: {error.strerror}") from error

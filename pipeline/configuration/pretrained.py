@@ -3,9 +3,9 @@
 import os
 
 from bert_tfx.modeling.checkpoints.archives import extract, is_archive
-from bert_tfx.modeling.checkpoints.presets import cache_folder, fetched, find_preset
+from bert_tfx.modeling.checkpoints.presets import fetched, find_preset
 from bert_tfx.schema.errors import InputError
-from bert_tfx.schema.paths import absolute
+from bert_tfx.schema.paths import absolute, cache_folder
 
 
 def checkpoint_folder(name: str, *, sha256: str | None = None) -> str:

@@ -4,12 +4,12 @@ import hashlib
 import logging
 import os
 import pathlib
-import uuid
 from collections.abc import Iterator
 
 from bert_tfx.modeling.text.vocabulary import learn_vocabulary
 from bert_tfx.pipeline.configuration.config import Config
 from bert_tfx.pipeline.process.fingerprint import file_fingerprint, source_fingerprint
+from bert_tfx.schema import files
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.rows import Misfit, falls_into_eval, parse_files
 from bert_tfx.schema.tasks import TRAIN
@@ -42,10 +42,7 @@ def learned_vocabulary(config: Config) -> str:
         logger.info("no --vocab and no checkpoint: learning a vocabulary from the training rows")
         tokens = learn_vocabulary(_texts(config), lowercase=config.lowercase, size=_SIZE)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own, for workers that do the same at the same time, on whichever machine.
-        partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")
-        partial.write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
-        partial.rename(path)
+        files.write(path, "".join(f"{token}\n" for token in tokens))
         logger.info("%d tokens in %s", len(tokens), path)
     return os.fspath(path)
 

@@ -16,6 +16,7 @@ from bert_tfx.pipeline.configuration.config import Config
 from bert_tfx.pipeline.process.exit_codes import ExitCode
 from bert_tfx.pipeline.process.fingerprint import file_fingerprint, source_fingerprint
 from bert_tfx.pipeline.process.notification import Outcome
+from bert_tfx.schema import files
 
 LAST_RUN_FILE = "last_run.json"
 """In the output folder."""
@@ -34,7 +35,7 @@ SOURCES = (
 )
 """All that makes the result, with what these modules import."""
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,13 +44,12 @@ class Dependencies:
 
     Attributes:
         options: The configuration, by name, as JSON holds it.
-        files: Of each file by its path: what identifies the content, and what tells that it has
-            not been touched since that was computed.
+        files: A hash of each file's content, by its path.
         source: A hash of the source and of the libraries.
     """
 
     options: Mapping[str, Any]
-    files: Mapping[str, Mapping[str, Any]]
+    files: Mapping[str, str]
     source: str
 
 
@@ -79,12 +79,11 @@ class LastRun:
         return f"{self.run} (nothing pushed: {self.verdict})"
 
 
-def dependencies(config: Config, before: LastRun | None = None) -> Dependencies:
+def dependencies(config: Config) -> Dependencies:
     """Finds what the result of a run depends on now.
 
     Args:
         config: The run.
-        before: The last one: of a file that was not touched since the content is known.
 
     Returns:
         All of it.
@@ -95,10 +94,9 @@ def dependencies(config: Config, before: LastRun | None = None) -> Dependencies:
     fields = json.loads(json.dumps(dataclasses.asdict(config)))
     for name in ("hooks", "parallel"):
         del fields[name]
-    known = before.dependencies.files if before else {}
-    files = {path: _file(path, known.get(path)) for path in sorted({*_paths(config)})}
+    fingerprints = {path: file_fingerprint(path) for path in sorted({*_paths(config)})}
     sources = "-".join(map(source_fingerprint, SOURCES))
-    return Dependencies(options=fields, files=files, source=sources)
+    return Dependencies(options=fields, files=fingerprints, source=sources)
 
 
 def read_last_run(output_dir: str) -> LastRun | None:
@@ -132,10 +130,8 @@ def keep_last_run(outcome: Outcome, found: Dependencies) -> None:
         dependencies=found,
     )
     path = os.path.join(outcome.output, LAST_RUN_FILE)
-    partial = f"{path}.{os.getpid()}.partial"
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump({"format": _FORMAT, **dataclasses.asdict(last)}, file, ensure_ascii=False)
-    os.replace(partial, path)
+    content = {"format": _FORMAT, **dataclasses.asdict(last)}
+    files.write(path, json.dumps(content, ensure_ascii=False))
 
 
 def forget_last_run(output_dir: str) -> None:
@@ -166,7 +162,7 @@ def _changes(config: Config, last: LastRun, now: Dependencies) -> Iterator[str]:
             yield f"{_shown(path)} is gone"
         elif path not in then.files:
             yield f"{_shown(path)} is new"
-        elif then.files[path]["fingerprint"] != now.files[path]["fingerprint"]:
+        elif then.files[path] != now.files[path]:
             yield f"{_shown(path)} has changed"
     if then.source != now.source:
         yield "the source has changed"
@@ -180,22 +176,13 @@ def _changes(config: Config, last: LastRun, now: Dependencies) -> Iterator[str]:
 
 def _paths(config: Config) -> Iterator[str]:
     """Yields the files that the result depends on."""
-    for files in config.layout.splits.values():
-        yield from files.find(config.data_dir)
+    for split in config.layout.splits.values():
+        yield from split.find(config.data_dir)
     if config.vocab_file is not None:
         yield config.vocab_file
     for of in (config, config.teacher):
         if of is not None and of.pretrained is not None:
             yield from find_checkpoint(of.pretrained).files
-
-
-def _file(path: str, known: Mapping[str, Any] | None) -> dict[str, Any]:
-    found = os.stat(path)
-    # Whoever writes to a file changes its time of change, which cannot be set.
-    touched = [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
-    if known is not None and known.get("touched") == touched:
-        return dict(known)
-    return {"fingerprint": file_fingerprint(path), "touched": touched}
 
 
 def _shown(path: str) -> str:

@@ -7,12 +7,13 @@ network file system, and a file that is written whole and never changed needs no
 import dataclasses
 import json
 import os
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_metadata.proto import metadata_store_pb2
 from tfx.types import Artifact
+
+from bert_tfx.schema import files
 
 Outputs = Mapping[str, Sequence[Artifact]]
 
@@ -63,7 +64,8 @@ class Records:
             for field in dataclasses.fields(record)
             if field.name != "outputs"
         }
-        write_json(path, {**fields, "outputs": outputs_to_json(record.outputs)})
+        value = {**fields, "outputs": outputs_to_json(record.outputs)}
+        files.write(path, json.dumps(value, ensure_ascii=False, indent=1))
 
     def all(self) -> list[Record]:
         """Returns the pipeline's records, oldest first."""
@@ -144,11 +146,3 @@ def outputs_from_json(value: Mapping[str, Any]) -> dict[str, list[Artifact]]:
     return {
         key: [Artifact.from_json_dict(one) for one in artifacts] for key, artifacts in value.items()
     }
-
-
-def write_json(path: str, value: object) -> None:
-    """Writes a JSON file so that whoever reads it sees all of it or nothing."""
-    partial = f"{path}.{uuid.uuid4().hex}.partial"
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, indent=1)
-    os.replace(partial, path)

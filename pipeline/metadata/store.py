@@ -18,6 +18,7 @@ import urllib.parse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
+from bert_tfx.schema import files
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.paths import absolute
 
@@ -206,10 +207,7 @@ def keep_address(output_dir: str, address: Address, pipeline: str) -> None:
     address = dataclasses.replace(address, pipelines=sorted({*known, pipeline}))
     if address == before:
         return
-    partial = f"{path}.{os.getpid()}.partial"
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(dataclasses.asdict(address), file, indent=1)
-    os.replace(partial, path)
+    files.write(path, json.dumps(dataclasses.asdict(address), indent=1))
 
 
 def connection_config(address: Address) -> "Connection":

@@ -12,6 +12,8 @@ import importlib.metadata
 import importlib.util
 import pathlib
 
+from bert_tfx.schema.digests import sha256_of
+
 _PACKAGE = "bert_tfx"
 # What else decides what our code computes.
 _LIBRARIES = ("tensorflow", "keras", "tensorflow-text", "tensorflow-transform", "tfx")
@@ -37,12 +39,7 @@ def source_fingerprint(module: str) -> str:
 
 def file_fingerprint(*paths: str) -> str:
     """Returns a hash of the content of files, in this order, 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()[:16]
+    return hashlib.sha256("".join(map(sha256_of, paths)).encode()).hexdigest()[:16]
 
 
 def imported_modules(module: str) -> frozenset[str]:

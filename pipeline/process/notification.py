@@ -16,10 +16,7 @@ import ssl
 import subprocess
 import tempfile
 import threading
-import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
@@ -40,8 +37,9 @@ STATUSES = {
     ExitCode.INTERRUPTED: "interrupted",
 }
 
-# Seconds to wait before each further try.
-_BACKOFF = (1.0, 3.0)
+_TRIES = 3
+# Seconds between them, all together.
+_PAUSES_S = 4.0
 _RETRIED = (429, 500, 502, 503, 504)
 # Of what a command prints; the rest is cut.
 _MAX_LINES = 20
@@ -160,42 +158,56 @@ class Hooks:
 
     def _post(self, body: bytes) -> str | None:
         """Posts to the URL; returns why that failed, if it did."""
-        failure: str | None = None
-        for pause in (0.0, *_BACKOFF):
-            time.sleep(pause)
-            answers: list[tuple[str | None, bool]] = []
-            # The time-out below is one for each piece of an answer, and a server may send many.
-            asking = threading.Thread(target=lambda: answers.append(self._ask(body)), daemon=True)  # noqa: B023
-            asking.start()
-            asking.join(self.notify_timeout)
-            failure, again = (
-                answers[0] if answers else (f"no answer in {self.notify_timeout:g} s", True)
-            )
-            if not again:
-                break
-        return failure
+        failures: list[str | None] = []
+        asking = threading.Thread(target=lambda: failures.append(self._ask(body)), daemon=True)
+        asking.start()
+        # The time-out of `requests` is one for each piece of an answer, and a server may send many.
+        seconds = _TRIES * self.notify_timeout + _PAUSES_S
+        asking.join(seconds)
+        return failures[0] if failures else f"no answer in {seconds:g} s"
 
-    def _ask(self, body: bytes) -> tuple[str | None, bool]:
-        """Posts once; returns why that failed, if it did, and whether another try may do."""
+    def _ask(self, body: bytes) -> str | None:
+        """Posts until that works or cannot; returns why it failed, if it did."""
+        import requests
+        from requests.adapters import HTTPAdapter
+        from urllib3.util import Retry
+
         headers = {"Content-Type": "application/json", "User-Agent": "bert-tfx"}
         if self.notify_token_file is not None:
             headers["Authorization"] = f"Bearer {self._token(self.notify_token_file)}"
-        request = urllib.request.Request(self.notify_url or "", data=body, headers=headers)
-        opener = urllib.request.build_opener(
-            # Its authorities are the system's.
-            urllib.request.HTTPSHandler(context=ssl.create_default_context()),
-            _NoRedirect(),
+        retries = Retry(
+            _TRIES - 1,
+            allowed_methods=None,
+            status_forcelist=_RETRIED,
+            # No pause before the second try, and twice this one before the third.
+            backoff_factor=_PAUSES_S / 2,
+            respect_retry_after_header=False,
+            raise_on_status=False,
         )
-        try:
-            with opener.open(request, timeout=self.notify_timeout):
-                return None, False
-        except urllib.error.HTTPError as error:
-            error.close()
-            return f"the server answers {error.code} {error.reason}", error.code in _RETRIED
-        except urllib.error.URLError as error:
-            return f"cannot be reached: {error.reason}", True
-        except OSError as error:
-            return f"failed: {error}", True
+        authorities = ssl.get_default_verify_paths()
+        # Its warnings name the whole address, which may be a secret.
+        logging.getLogger("urllib3").setLevel(logging.ERROR)
+        with requests.Session() as session:
+            # Else it shows what ~/.netrc has for the host, in place of the token.
+            session.auth = lambda request: request
+            session.mount("http://", HTTPAdapter(max_retries=retries))
+            session.mount("https://", HTTPAdapter(max_retries=retries))
+            try:
+                answer = session.post(
+                    self.notify_url or "",
+                    data=body,
+                    headers=headers,
+                    timeout=self.notify_timeout,
+                    verify=authorities.cafile or authorities.capath or True,
+                    # It would go on there without the message.
+                    allow_redirects=False,
+                )
+            except requests.RequestException as error:
+                cause = error.args[0] if error.args else error
+                return f"cannot be reached: {getattr(cause, 'reason', cause)}"
+        if answer.status_code < 300:
+            return None
+        return f"the server answers {answer.status_code} {answer.reason}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,13 +258,6 @@ class Outcome:
             "sentences": list(self.sentences),
             "host": socket.gethostname(),
         }
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Leaves a redirect an answer: urllib would go on there without the message."""
-
-    def redirect_request(self, *_: object) -> None:
-        """Never redirects."""
 
 
 def _show(told: IO[bytes]) -> None:

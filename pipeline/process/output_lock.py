@@ -8,15 +8,12 @@ Loads no framework: a folder that cannot be used is refused at once.
 """
 
 import contextlib
-import fcntl
-import logging
 import os
 from collections.abc import Iterator
-from typing import TextIO
+from typing import IO, Any
 
 from bert_tfx.schema.errors import InputError
-
-logger = logging.getLogger(__name__)
+from bert_tfx.schema.locks import lock
 
 
 @contextlib.contextmanager
@@ -31,14 +28,11 @@ def exclusive(output_dir: str) -> Iterator[None]:
     Raises:
         InputError: If it cannot be written, or another run is using it.
     """
-    with _opened(output_dir, ".lock") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(
-                f"{output_dir}: another run is using this folder; wait for its end, or name "
-                "another folder by --output"
-            ) from error
+    busy = InputError(
+        f"{output_dir}: another run is using this folder; wait for its end, or name another folder "
+        "by --output"
+    )
+    with _locked(output_dir, ".lock", refusal=busy):
         yield
 
 
@@ -55,26 +49,20 @@ def for_node(output_dir: str, name: str) -> Iterator[None]:
     Raises:
         InputError: If it cannot be written.
     """
-    with _opened(output_dir, ".lock") as lock, _opened(output_dir, f".lock-{name}") as own:
-        _wait(lock, fcntl.LOCK_SH, f"the run that is using {output_dir}")
-        _wait(own, fcntl.LOCK_EX, f"another process that runs {name}")
+    run = f"waiting for the run that is using {output_dir}"
+    other = f"waiting for another process that runs {name}"
+    with (
+        _locked(output_dir, ".lock", shared=True, waiting=run),
+        _locked(output_dir, f".lock-{name}", waiting=other),
+    ):
         yield
 
 
-def _opened(output_dir: str, name: str) -> TextIO:
+def _locked(output_dir: str, name: str, **how: Any) -> IO[bytes]:
     try:
-        os.makedirs(output_dir, exist_ok=True)
-        return open(os.path.join(output_dir, name), "w")
+        return lock(os.path.join(output_dir, name), **how)
     except OSError as error:
         raise InputError(
             f"{output_dir}: cannot be written: {error.strerror}; --output names a folder for the "
             "run's artifacts"
         ) from error
-
-
-def _wait(lock: TextIO, operation: int, holder: str) -> None:
-    try:
-        fcntl.flock(lock, operation | fcntl.LOCK_NB)
-    except OSError:
-        logger.info("waiting for %s", holder)
-        fcntl.flock(lock, operation)

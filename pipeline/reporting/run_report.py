@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -16,6 +15,8 @@ from bert_tfx.modeling.checkpoints.files import find_checkpoint
 from bert_tfx.pipeline.configuration.config import Config
 from bert_tfx.pipeline.metadata.lineage import RUNNING, Run, find_run
 from bert_tfx.pipeline.process.fingerprint import file_fingerprint, source_fingerprint
+from bert_tfx.schema import files
+from bert_tfx.schema.digests import sha256_of
 from bert_tfx.schema.errors import InputError
 
 REPORT_FOLDER = "report"
@@ -71,18 +72,10 @@ def write_report(
     try:
         os.makedirs(folder, exist_ok=True)
         for name, text in report_documents(content, folder).items():
-            write_whole(os.path.join(folder, name), text)
+            files.write(os.path.join(folder, name), text)
     except OSError as found:
         raise InputError(f"{folder}: cannot be written: {found.strerror}") from found
     return os.path.join(folder, INDEX_FILE)
-
-
-def write_whole(path: str, text: str) -> None:
-    """Writes a file so that whoever reads it sees all of it or the one before."""
-    partial = f"{path}.partial"
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(partial, path)
 
 
 def run_content(
@@ -224,7 +217,7 @@ def _checkpoint(run: Run, name: str) -> dict[str, Any] | None:
                 {
                     "name": os.path.basename(file),
                     "bytes": os.path.getsize(file),
-                    "sha256": _sha256(file),
+                    "sha256": sha256_of(file),
                 }
                 for file in paths
             ]
@@ -240,11 +233,3 @@ def _vocabulary(run: Run) -> dict[str, str] | None:
     if "vocab_file" not in told:
         return None
     return {"path": told["vocab_file"], "fingerprint": told["vocab_fingerprint"]}
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

@@ -7,7 +7,6 @@ when it is whole.
 
 import contextlib
 import dataclasses
-import fcntl
 import io
 import itertools
 import json
@@ -16,7 +15,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, cast
 
+from bert_tfx.schema import files
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.locks import lock
 from bert_tfx.schema.rows import Misfit
 from bert_tfx.schema.tasks import TEXT_A, TEXT_B
 from bert_tfx.serving.client import Client
@@ -101,8 +102,7 @@ def predict_file(
         if done != scan.rows:
             raise InputError(f"{source}: was changed while it was read; remove {file.name}")
         file.flush()
-        os.fsync(file.fileno())
-        os.replace(file.name, target)
+        files.move(file.name, target)
         os.remove(f"{file.name}.json")
         progress(done, scan.rows)
     return Written(done, resumed, scan.rejects, scan.first_rejects)
@@ -146,12 +146,9 @@ def _partial(
             input.
     """
     path = f"{target}.partial"
+    busy = InputError(f"{path}: another process writes it")
     try:
-        with open(path, "a+b") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(f"{path}: another process writes it") from error
+        with lock(path, refusal=busy), open(path, "a+b") as file:
             # The other process may have been done between the first look and the lock.
             if os.path.exists(target):
                 raise InputError(f"{target}: exists already; remove it, or name another output")

@@ -16,10 +16,9 @@ from tfx.types import standard_artifacts
 from tfx.types.channel_utils import as_channel
 from tfx.utils import proto_utils
 
-from bert_tfx.components.model_pusher import lock, verification
+from bert_tfx.components.model_pusher import verification
 from bert_tfx.components.model_pusher.component import ModelPusher
 from bert_tfx.components.model_pusher.executor import Executor
-from bert_tfx.components.model_pusher.files import rename_folder
 from bert_tfx.components.model_pusher.lock import exclusive
 from bert_tfx.components.model_pusher.version_folder import (
     MARKER_FILE,
@@ -30,7 +29,9 @@ from bert_tfx.components.model_pusher.version_folder import (
     pushed_versions,
     rolled_back_versions,
 )
+from bert_tfx.schema import locks
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.files import move
 
 
 def module_of(path: pathlib.Path):
@@ -172,7 +173,7 @@ def test_copy_that_fails_leaves_no_version_and_the_next_push_cleans_up(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as context:
-        context.setattr("bert_tfx.components.model_pusher.files.copy_folder", fail)
+        context.setattr("bert_tfx.components.model_pusher.version_folder.copy_folder", fail)
         with pytest.raises(OSError, match="No space left"):
             push(new, serving)
     assert pushed_versions(str(serving)) == [version]
@@ -191,18 +192,19 @@ def test_everything_is_on_disk_before_the_rename_and_the_rename_after_it(
 ):
     model = saved_model(tmp_path, "model")
     steps = []
-    fsync, rename = os.fsync, os.rename
+    fsync, rename = os.fsync, os.replace
 
     def watched_fsync(descriptor):
         steps.append(os.readlink(f"/proc/self/fd/{descriptor}"))
         fsync(descriptor)
 
     def watched_rename(source, target):
-        steps.append("rename")
+        if os.path.isdir(source):
+            steps.append("rename")
         rename(source, target)
 
     monkeypatch.setattr(os, "fsync", watched_fsync)
-    monkeypatch.setattr(os, "rename", watched_rename)
+    monkeypatch.setattr(os, "replace", watched_rename)
     pushed = push(model, serving)
     staging = serving / f".staging-{pushed.number}"
     before = steps[: steps.index("rename")]
@@ -242,7 +244,7 @@ def test_pushes_at_the_same_time_take_turns(tmp_path, serving):
 def test_who_comes_second_waits(serving, monkeypatch):
     """Also where the file was removed and made anew meanwhile."""
     said = threading.Event()
-    monkeypatch.setattr(lock._logger, "info", lambda *_: said.set())
+    monkeypatch.setattr(locks._logger, "info", lambda *_: said.set())
     order = []
 
     def second():
@@ -329,10 +331,12 @@ def test_server_that_looks_meanwhile_takes_no_version_in_between(three, monkeypa
     latest = []
 
     def watched(source, target):
-        rename_folder(source, target)
-        latest.append(folder.numbers()[-1])
+        is_version = os.path.isdir(source)
+        move(source, target)
+        if is_version:
+            latest.append(folder.numbers()[-1])
 
-    monkeypatch.setattr("bert_tfx.components.model_pusher.files.rename_folder", watched)
+    monkeypatch.setattr("bert_tfx.schema.files.move", watched)
     folder.roll_back([second, third])
     assert latest == [third, first]
     folder.restore([second, third])

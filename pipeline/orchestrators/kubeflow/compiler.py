@@ -22,6 +22,7 @@ from bert_tfx.pipeline.configuration.options import with_sample
 from bert_tfx.pipeline.configuration.resources import Resources, parse_resources
 from bert_tfx.pipeline.configuration.variants import LAST, LONGEST, DistillPlan, parse_distill
 from bert_tfx.pipeline.orchestrators.kubeflow.entrypoint import PAGE, PUSHED, RUN_ID, read_options
+from bert_tfx.schema import files
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TASKS, Task
 
@@ -247,10 +248,7 @@ def write_documents(path: str, documents: Sequence[Mapping[str, Any]]) -> None:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         # The pipeline last: where it lies, the rest does.
         for name, text in reversed(contents.items()):
-            partial = f"{name}.partial"
-            with open(partial, "w", encoding="utf-8") as file:
-                file.write(f"{text}\n")
-            os.replace(partial, name)
+            files.write(name, f"{text}\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
 

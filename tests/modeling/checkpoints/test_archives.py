@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bert_tfx.modeling.checkpoints import archives
-from bert_tfx.modeling.checkpoints.archives import extract, is_archive, sha256_of
+from bert_tfx.modeling.checkpoints.archives import extract, is_archive
+from bert_tfx.schema.digests import sha256_of
 from bert_tfx.schema.errors import InputError
 
 TOP = "uncased_L-2_H-8_A-2/"

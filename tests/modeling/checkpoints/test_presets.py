@@ -165,18 +165,24 @@ def test_half_fetched_is_not_whole_and_goes_on(server):
     assert server.asked == ["config.json", "vocab.txt", *["model.safetensors"] * 2]
 
 
-@pytest.mark.parametrize("at", ["extract", "sync", "os.rename"])
-def test_killed_at_any_step(server, monkeypatch, at):
+@pytest.mark.parametrize(
+    ("module", "step"), [(presets, "extract"), (presets.files, "move"), (os, "replace")]
+)
+def test_killed_at_any_step(server, monkeypatch, module, step):
     preset = google(server)
+    whole = getattr(module, step)
 
     class Killed(BaseException):
         pass
 
-    def kill(*_, **__):
-        raise Killed
+    def kill(*paths):
+        # Only at the end: the download and the archive are brought to their places likewise.
+        if step == "extract" or paths[-1] == preset_folder("made-up"):
+            raise Killed
+        return whole(*paths)
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"bert_tfx.modeling.checkpoints.presets.{at}", kill)
+        patch.setattr(module, step, kill)
         with pytest.raises(Killed):
             fetch(preset)
     assert fetched("made-up") is None
@@ -228,11 +234,14 @@ def test_corrupt_archive_is_not_kept(server):
 def test_archive_is_kept_where_the_disk_is_full(server, monkeypatch):
     preset = google(server)
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
+    def full(source, target):
+        if os.path.isdir(source):
+            raise OSError(28, "No space left on device")
+        move(source, target)
 
+    move = presets.files.move
     with monkeypatch.context() as patch:
-        patch.setattr("bert_tfx.modeling.checkpoints.archives.sync", full)
+        patch.setattr(presets.files, "move", full)
         with pytest.raises(InputError, match="No space left on device"):
             fetch(preset)
     assert fetch(preset) == fetched("made-up") and server.asked == ["L-2.zip"]
@@ -270,21 +279,6 @@ def test_two_processes_fetch_once(server):
     for thread in threads:
         thread.join()
     assert folders == [preset_folder("made-up")] * 4 and server.asked == ["L-2.zip"]
-
-
-def test_cache_folder(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.delenv("BERT_TFX_CACHE", raising=False)
-    assert preset_folder("x") == "/home/me/.cache/bert-tfx/presets/x"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert preset_folder("x") == "/home/me/.cache/bert-tfx/presets/x"
-    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert preset_folder("x") == "/xdg/bert-tfx/presets/x"
-    monkeypatch.setenv("BERT_TFX_CACHE", "/mine")
-    assert preset_folder("x") == "/mine/presets/x"
-    monkeypatch.setenv("BERT_TFX_CACHE", "")
-    assert preset_folder("x") == "/xdg/bert-tfx/presets/x"
 
 
 def test_find_preset():

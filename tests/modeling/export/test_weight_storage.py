@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_tfx.modeling.checkpoints.archives import sha256_of
 from bert_tfx.modeling.encoders.bert import BertEncoder
 from bert_tfx.modeling.encoders.classifier import TextClassifier
 from bert_tfx.modeling.export import saved_model
@@ -19,6 +18,7 @@ from bert_tfx.modeling.export.saved_model import (
 )
 from bert_tfx.modeling.export.trained_model import TrainedModel, load_trained_model
 from bert_tfx.modeling.export.weight_storage import rounded
+from bert_tfx.schema.digests import sha256_of
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TASKS
 

@@ -89,5 +89,5 @@ def test_model_server_never_sees_a_part(bert_tfx, place, monkeypatch):
     assert os.listdir("served") == []
     bert_tfx(*arguments).check(0)
     assert os.listdir("served") == ["1"]
-    assert all(re.fullmatch(r"\.[0-9a-f]{32}", name) for (name,), _ in seen)
+    assert all(re.fullmatch(r"\.1\.[0-9a-f]{32}\.partial", name) for (name,), _ in seen)
     assert os.stat("served/1").st_ino == seen[1][1]

@@ -7,6 +7,7 @@ import pytest
 from bert_tfx.modeling.export.trained_model import load_trained_model
 from bert_tfx.modeling.text.text_rows import rows_of_texts
 from bert_tfx.modeling.training import fine_tuning
+from bert_tfx.schema import files
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_answers_are_written_and_measured(bert_tfx, place, glue_dir):
             [precision, recall, 2 * precision * recall / (precision + recall), 40], abs=1e-4
         )
     assert done.stdout.endswith("answers: answers.tsv\n")
-    assert not (place / "answers.tsv.partial").exists()
+    assert not list(place.glob("*answers.tsv*.partial"))
 
 
 def test_rows_without_labels_are_answered(bert_tfx, place, glue_dir):
@@ -190,10 +191,15 @@ def test_mistake_is_told_and_nothing_is_written(bert_tfx, place, toy_dir, argume
     assert sorted(place.rglob("*")) == before
 
 
-def test_result_that_cannot_be_written_is_told(bert_tfx, place):
-    (place / "r.tsv.partial").mkdir()
+def test_result_that_cannot_be_written_is_told(bert_tfx, place, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "move", full)
+    before = sorted(place.rglob("*"))
     done = bert_tfx(*TOY, "--write_test_result", "r.tsv").check(2)
-    assert done.stderr == "bert-tfx: r.tsv: cannot be written: Is a directory\n"
+    assert done.stderr == "bert-tfx: r.tsv: cannot be written: No space left on device\n"
+    assert sorted(place.rglob("*")) == before
 
 
 def test_crash_leaves_the_last_result_as_it_was(bert_tfx, place, monkeypatch):

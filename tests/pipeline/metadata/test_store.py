@@ -56,22 +56,6 @@ for i in range(60):
 """
 
 
-@pytest.fixture
-def tls(tmp_path):
-    """A certificate of its own authority for `localhost`, and its key."""
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"),
-            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
-            *("-keyout", key, "-out", certificate),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return certificate, key
-
-
 @pytest.mark.parametrize(
     ("text", "url"),
     [
