@@ -40,23 +40,16 @@ from bert_tfx.pipeline.configuration.config import Config
 from bert_tfx.pipeline.configuration.variants import ANSWERS, CONTROL, STUDENT, TEACHER
 from bert_tfx.pipeline.evaluation import eval_config
 from bert_tfx.pipeline.metadata.store import connection_config
-from bert_tfx.pipeline.process.fingerprint import file_fingerprint, source_fingerprint
-from bert_tfx.pipeline.reporting.run_report import config_json, report_fingerprint
+from bert_tfx.pipeline.reporting.run_report import config_json
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.fingerprint import file_fingerprint, source_fingerprint
 from bert_tfx.schema.tasks import EVAL, TRAIN
 from bert_tfx.schema.tfdv_schema import write_task_schema
 
 _PREPROCESSING = "bert_tfx.modeling.tfx.preprocessing"
 _TRAINING = "bert_tfx.modeling.tfx.trainer"
-_TSV_EXAMPLE_GEN = "bert_tfx.components.tsv_example_gen.executor"
-_DATA_GATE = "bert_tfx.components.data_gate.executor"
-_TOKEN_GATE = "bert_tfx.components.token_gate.executor"
-_PREDICTOR = "bert_tfx.components.predictor.executor"
-_PROMOTION_GATE = "bert_tfx.components.promotion_gate.executor"
-_SERVING_GATE = "bert_tfx.components.serving_gate.executor"
-_VARIANT_GATE = "bert_tfx.components.variant_gate.executor"
-_COMPRESSOR = "bert_tfx.components.compressor.executor"
-_TEACHER_ANSWERS = "bert_tfx.components.teacher_answers.executor"
+_TRAINING_ALONE = ("bert_tfx.modeling.training_run", "bert_tfx.modeling.tfx.transformed_rows")
+_EXPORT = "bert_tfx.modeling.export"
 _ANSWERING = "bert_tfx.modeling.tfx.teacher_answers"
 _COMPRESSING = "bert_tfx.modeling.tfx.compressor"
 
@@ -93,7 +86,6 @@ def create_pipeline(
         rejects_dir=config.rejects_dir,
         max_rejects=config.max_rejects,
         eval_fraction=config.eval_fraction,
-        fingerprint=source_fingerprint(_TSV_EXAMPLE_GEN),
     )
     examples = example_gen.outputs["examples"]
 
@@ -123,7 +115,6 @@ def create_pipeline(
         unlabelled_splits=unlabelled,
         limits=config.data_limits,
         report_text=config.report_text,
-        fingerprint=source_fingerprint(_DATA_GATE),
     )
 
     # Text becomes token ids, in the graph that the served model carries.
@@ -154,7 +145,6 @@ def create_pipeline(
         baseline_statistics=accepted_tokens.outputs["statistics"],
         task=task,
         limits=config.data_limits,
-        fingerprint=source_fingerprint(_TOKEN_GATE),
     )
 
     learned = _Learned(
@@ -183,7 +173,6 @@ def create_pipeline(
         data_report=data_gate.outputs["report"],
         model=model,
         baseline_model=baseline.outputs["model"],
-        fingerprint=source_fingerprint(_PREDICTOR),
     )
     predictions = predictor.outputs["predictions"]
     evaluator = Evaluator(
@@ -200,7 +189,6 @@ def create_pipeline(
         task=task,
         limits=config.promotion,
         slice_features=(*SLICE_FEATURES, *config.slice_columns),
-        fingerprint=source_fingerprint(_PROMOTION_GATE),
     )
 
     # A server has it, and is asked, before it is pushed.
@@ -210,7 +198,6 @@ def create_pipeline(
         predictions=predictions,
         base_directory=config.serving_dir,
         limits=config.serving,
-        fingerprint=source_fingerprint(_SERVING_GATE),
     )
     pusher = ModelPusher(
         model=model,
@@ -243,7 +230,6 @@ def create_pipeline(
         },
         config=config_json(config),
         report_text=config.report_text,
-        fingerprint=report_fingerprint(),
     )
 
     nodes = [
@@ -325,6 +311,7 @@ def _training_nodes(
                 "lowercase": of.lowercase,
                 "eval_fraction": of.eval_fraction,
                 "state_dir": of.state_dir,
+                "training_fingerprint": source_fingerprint(*_TRAINING_ALONE, but=_EXPORT),
                 "fingerprint": source_fingerprint(_TRAINING),
             },
         ).with_id(name)
@@ -366,7 +353,6 @@ def _training_nodes(
             task=config.task,
             lowercase=config.lowercase,
             rows_seen=None if steps is None else steps * config.recipe.batch_size,
-            fingerprint=f"{source_fingerprint(_TEACHER_ANSWERS)}-{source_fingerprint(_ANSWERING)}",
         ).with_id(ANSWERS)
         answers.add_upstream_node(after)
         nodes.append(answers)
@@ -405,7 +391,6 @@ def _smaller_nodes(
             head="teacher" if config.distill else "trained",
             slice_columns=config.slice_columns,
             timeout=config.serving.serving_timeout,
-            fingerprint=source_fingerprint(_VARIANT_GATE),
             **about,
         ).with_id(name)
         nodes.append(node)
@@ -431,7 +416,6 @@ def _smaller_nodes(
             task=config.task,
             settings=dataclasses.asdict(step.settings),
             eval_fraction=config.eval_fraction,
-            fingerprint=f"{source_fingerprint(_COMPRESSOR)}-{source_fingerprint(_COMPRESSING)}",
         ).with_id(f"Compress{number}")
         nodes.append(compressor)
         model = gate(

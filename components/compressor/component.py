@@ -9,6 +9,7 @@ from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import component_spec, standard_artifacts
 
 from bert_tfx.components.compressor import executor
+from bert_tfx.schema.fingerprint import source_fingerprint
 from bert_tfx.schema.tasks import Task
 
 
@@ -44,7 +45,6 @@ class Compressor(base_component.BaseComponent):
         task: What the rows mean.
         settings: What to take out, as that function takes it.
         eval_fraction: Share of the rows that was held out, for whoever trains on from the result.
-        fingerprint: Of the source code; another one makes a cached result void.
     """
 
     SPEC_CLASS = CompressorSpec
@@ -59,7 +59,6 @@ class Compressor(base_component.BaseComponent):
         task: Task,
         settings: Mapping[str, Any],
         eval_fraction: float,
-        fingerprint: str,
     ) -> None:
         super().__init__(
             CompressorSpec(
@@ -69,7 +68,7 @@ class Compressor(base_component.BaseComponent):
                 task=task.to_json(),
                 settings=json.dumps(settings, sort_keys=True),
                 eval_fraction=eval_fraction,
-                fingerprint=fingerprint,
+                fingerprint=source_fingerprint(executor.__name__, compress_fn.rpartition(".")[0]),
                 smaller_model=types.Channel(type=standard_artifacts.Model),
                 model_run=types.Channel(type=standard_artifacts.ModelRun),
             )

@@ -13,6 +13,7 @@ from tfx.types import component_spec, standard_artifacts
 
 from bert_tfx.components.data_gate import executor
 from bert_tfx.components.data_gate.checks import DATA, Limits, limits_json
+from bert_tfx.schema.fingerprint import source_fingerprint
 from bert_tfx.schema.tasks import Task
 
 
@@ -67,7 +68,6 @@ class DataGate(base_beam_component.BaseBeamComponent):
         unlabelled_splits: Splits without labels; they are checked in the environment `SERVING`.
         limits: What `checks.parse_limits` returned.
         report_text: Whether the report may hold text of rows.
-        fingerprint: Of the source code; another one makes a cached result void.
     """
 
     SPEC_CLASS = DataGateSpec
@@ -85,7 +85,6 @@ class DataGate(base_beam_component.BaseBeamComponent):
         unlabelled_splits: Sequence[str],
         limits: Limits,
         report_text: bool,
-        fingerprint: str,
     ) -> None:
         super().__init__(
             DataGateSpec(
@@ -98,7 +97,7 @@ class DataGate(base_beam_component.BaseBeamComponent):
                 unlabelled_splits=json.dumps(list(unlabelled_splits)),
                 limits=limits_json(limits, DATA),
                 report_text=int(report_text),
-                fingerprint=fingerprint,
+                fingerprint=source_fingerprint(executor.__name__),
                 report=types.Channel(type=DataGateReport),
             )
         )

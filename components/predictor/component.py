@@ -11,6 +11,7 @@ from tfx.types import component_spec, standard_artifacts
 
 from bert_tfx.components.data_gate.component import DataGateReport
 from bert_tfx.components.predictor import executor
+from bert_tfx.schema.fingerprint import source_fingerprint
 
 
 class PredictorSpec(component_spec.ComponentSpec):
@@ -36,7 +37,6 @@ class Predictor(base_beam_component.BaseBeamComponent):
         data_report: Says which of them leaked, of `DataGate`.
         model: The candidate.
         baseline_model: The model it is compared with; there may be none.
-        fingerprint: Of the source code; another one makes a cached result void.
     """
 
     SPEC_CLASS = PredictorSpec
@@ -49,7 +49,6 @@ class Predictor(base_beam_component.BaseBeamComponent):
         data_report: types.BaseChannel,
         model: types.BaseChannel,
         baseline_model: types.BaseChannel | None = None,
-        fingerprint: str,
     ) -> None:
         predictions = types.Channel(type=standard_artifacts.Examples)
         super().__init__(
@@ -58,7 +57,7 @@ class Predictor(base_beam_component.BaseBeamComponent):
                 data_report=data_report,
                 model=model,
                 baseline_model=baseline_model,
-                fingerprint=fingerprint,
+                fingerprint=source_fingerprint(executor.__name__),
                 predictions=predictions,
             )
         )

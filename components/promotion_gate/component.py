@@ -14,6 +14,7 @@ from tfx.types import component_spec, standard_artifacts
 from bert_tfx.components.promotion_gate import executor
 from bert_tfx.components.promotion_gate.limits import PromotionLimits
 from bert_tfx.components.variant_gate.component import VariantFindings
+from bert_tfx.schema.fingerprint import source_fingerprint
 from bert_tfx.schema.tasks import Task
 
 
@@ -60,7 +61,6 @@ class PromotionGate(base_component.BaseComponent):
         task: Names the labels.
         limits: What the candidate must reach.
         slice_features: The rows' features to slice by, besides the label.
-        fingerprint: Of the source code; another one makes a cached result void.
     """
 
     SPEC_CLASS = PromotionGateSpec
@@ -76,7 +76,6 @@ class PromotionGate(base_component.BaseComponent):
         task: Task,
         limits: PromotionLimits,
         slice_features: Sequence[str],
-        fingerprint: str,
     ) -> None:
         super().__init__(
             PromotionGateSpec(
@@ -87,7 +86,7 @@ class PromotionGate(base_component.BaseComponent):
                 task=task.to_json(),
                 slice_features=json.dumps(list(slice_features)),
                 limits=limits.to_json(),
-                fingerprint=fingerprint,
+                fingerprint=source_fingerprint(executor.__name__),
                 decision=types.Channel(type=PromotionDecision),
                 blessing=types.Channel(type=standard_artifacts.ModelBlessing),
             )

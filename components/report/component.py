@@ -1,5 +1,6 @@
 """Report: one page that tells the whole story of a run, for an engineer and for who asks them."""
 
+import os
 from collections.abc import Mapping
 
 from tfx import types
@@ -8,11 +9,12 @@ from tfx.types import component_spec, standard_artifacts
 
 from bert_tfx.components.data_gate.component import DataGateReport
 from bert_tfx.components.promotion_gate.component import PromotionDecision
-from bert_tfx.components.report import artifacts, executor
+from bert_tfx.components.report import artifacts, executor, page
 from bert_tfx.components.serving_gate.component import ServingFindings
 from bert_tfx.components.token_gate.component import TokenGateReport
 from bert_tfx.components.variant_gate.component import VariantFindings
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.fingerprint import file_fingerprint, source_fingerprint
 
 
 class RunReport(types.Artifact):
@@ -26,6 +28,13 @@ class RunReport(types.Artifact):
 
 def _optional(kind: type[types.Artifact]) -> component_spec.ChannelParameter:
     return component_spec.ChannelParameter(type=kind, optional=True)
+
+
+def fingerprint() -> str:
+    """Returns a hash of all that makes a page of a run: the source and the templates."""
+    folder = os.path.dirname(page.__file__)
+    templates = file_fingerprint(*(os.path.join(folder, name) for name in page.TEMPLATES))
+    return f"{source_fingerprint(executor.__name__)}-{templates}"
 
 
 class ReportSpec(component_spec.ComponentSpec):
@@ -68,7 +77,6 @@ class Report(base_component.BaseComponent):
             is left out.
         config: The run's configuration as JSON.
         report_text: Whether texts of rows may stand in the report.
-        fingerprint: Of the source code; another one makes a cached result void.
 
     Raises:
         InputError: If there is no such input.
@@ -83,7 +91,6 @@ class Report(base_component.BaseComponent):
         inputs: Mapping[str, types.BaseChannel],
         config: str,
         report_text: bool,
-        fingerprint: str,
     ) -> None:
         if unknown := set(inputs) - set(ReportSpec.INPUTS):
             raise InputError(
@@ -95,7 +102,7 @@ class Report(base_component.BaseComponent):
                 **inputs,
                 config=config,
                 report_text=int(report_text),
-                fingerprint=fingerprint,
+                fingerprint=fingerprint(),
                 report=types.Channel(type=RunReport),
             )
         )

@@ -9,6 +9,7 @@ from tfx.types import component_spec, standard_artifacts
 
 from bert_tfx.components.serving_gate import executor
 from bert_tfx.components.serving_gate.limits import ServingLimits
+from bert_tfx.schema.fingerprint import source_fingerprint
 
 
 class ServingFindings(types.Artifact):
@@ -49,7 +50,6 @@ class ServingGate(base_component.BaseComponent):
         base_directory: The folder of the pushed versions: the latest one there is what the
             candidate's speed is compared with.
         limits: What it must keep to.
-        fingerprint: Of the source code; another one makes a cached result void.
     """
 
     SPEC_CLASS = ServingGateSpec
@@ -63,7 +63,6 @@ class ServingGate(base_component.BaseComponent):
         predictions: types.BaseChannel,
         base_directory: str,
         limits: ServingLimits,
-        fingerprint: str,
     ) -> None:
         super().__init__(
             ServingGateSpec(
@@ -72,7 +71,7 @@ class ServingGate(base_component.BaseComponent):
                 predictions=predictions,
                 base_directory=base_directory,
                 limits=limits.to_json(),
-                fingerprint=fingerprint,
+                fingerprint=source_fingerprint(executor.__name__),
                 findings=types.Channel(type=ServingFindings),
                 blessing=types.Channel(type=standard_artifacts.InfraBlessing),
             )

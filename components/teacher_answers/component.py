@@ -5,6 +5,7 @@ from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import component_spec, standard_artifacts
 
 from bert_tfx.components.teacher_answers import executor
+from bert_tfx.schema.fingerprint import source_fingerprint
 from bert_tfx.schema.tasks import Task
 
 
@@ -43,7 +44,6 @@ class TeacherAnswers(base_component.BaseComponent):
         rows_seen: Rows that all steps of a training see together, each time they see one; None is
             each row at least once. Where there are more rows than that, the teacher is not asked
             here.
-        fingerprint: Of the source code; another one makes a cached result void.
     """
 
     SPEC_CLASS = TeacherAnswersSpec
@@ -59,7 +59,6 @@ class TeacherAnswers(base_component.BaseComponent):
         task: Task,
         lowercase: bool,
         rows_seen: int | None = None,
-        fingerprint: str,
     ) -> None:
         super().__init__(
             TeacherAnswersSpec(
@@ -70,7 +69,7 @@ class TeacherAnswers(base_component.BaseComponent):
                 task=task.to_json(),
                 lowercase=int(lowercase),
                 rows_seen=rows_seen,
-                fingerprint=fingerprint,
+                fingerprint=source_fingerprint(executor.__name__, answers_fn.rpartition(".")[0]),
                 examples=types.Channel(type=standard_artifacts.Examples),
             )
         )

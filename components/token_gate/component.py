@@ -9,6 +9,7 @@ from tfx.types import component_spec, standard_artifacts
 
 from bert_tfx.components.data_gate.checks import TOKENS, Limits, limits_json
 from bert_tfx.components.token_gate import executor
+from bert_tfx.schema.fingerprint import source_fingerprint
 from bert_tfx.schema.tasks import Task
 
 
@@ -50,7 +51,6 @@ class TokenGate(base_component.BaseComponent):
             `LatestOtherAcceptedStatisticsStrategy` finds them; there may be none.
         task: Says whether rows are pairs.
         limits: What `checks.parse_limits` returned.
-        fingerprint: Of the source code; another one makes a cached result void.
     """
 
     SPEC_CLASS = TokenGateSpec
@@ -63,7 +63,6 @@ class TokenGate(base_component.BaseComponent):
         baseline_statistics: types.BaseChannel,
         task: Task,
         limits: Limits,
-        fingerprint: str,
     ) -> None:
         super().__init__(
             TokenGateSpec(
@@ -71,7 +70,7 @@ class TokenGate(base_component.BaseComponent):
                 baseline_statistics=baseline_statistics,
                 task=task.to_json(),
                 limits=limits_json(limits, TOKENS),
-                fingerprint=fingerprint,
+                fingerprint=source_fingerprint(executor.__name__),
                 report=types.Channel(type=TokenGateReport),
             )
         )

@@ -16,6 +16,7 @@ from tfx.proto import example_gen_pb2
 from bert_tfx.components.tsv_example_gen import executor
 from bert_tfx.schema.digests import sha256_of
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.fingerprint import source_fingerprint
 from bert_tfx.schema.spans import Span
 from bert_tfx.schema.tasks import SPLITS, Layout, Task
 
@@ -115,7 +116,6 @@ class TsvExampleGen(base.FileBasedExampleGen):
         rejects_dir: str,
         max_rejects: int = 0,
         eval_fraction: float = 0.1,
-        fingerprint: str = "",
     ) -> None:
         """Makes the node.
 
@@ -126,7 +126,6 @@ class TsvExampleGen(base.FileBasedExampleGen):
             rejects_dir: The folder for rejected rows.
             max_rejects: So many rows, of all splits together, may be rejected.
             eval_fraction: The share of distinct texts that a hash split gives to eval, in (0, 1).
-            fingerprint: A hash of the source code; a new one makes cached records stale.
 
         Raises:
             InputError: If `max_rejects` or `eval_fraction` is out of range.
@@ -144,7 +143,7 @@ class TsvExampleGen(base.FileBasedExampleGen):
                 "rejects_dir": rejects_dir,
                 "max_rejects": max_rejects,
                 "eval_fraction": eval_fraction,
-                "fingerprint": fingerprint,
+                "fingerprint": source_fingerprint(executor.__name__),
             }
         )
         custom_config = example_gen_pb2.CustomConfig(custom_config=any_pb2.Any())

@@ -15,6 +15,7 @@ from tfx.types import component_spec, standard_artifacts
 from bert_tfx.components.data_gate.component import DataGateReport
 from bert_tfx.components.variant_gate import executor
 from bert_tfx.components.variant_gate.limits import VariantLimits
+from bert_tfx.schema.fingerprint import source_fingerprint
 from bert_tfx.schema.tasks import Task
 
 
@@ -73,7 +74,6 @@ class VariantGate(base_component.BaseComponent):
         slice_columns: Columns to slice by, besides length, leaked and label.
         timeout: Seconds that a server has to load a model.
         goes_back: Whether the model before goes on where the variant is refused.
-        fingerprint: Of the source code; another one makes a cached result void.
     """
 
     SPEC_CLASS = VariantGateSpec
@@ -96,7 +96,6 @@ class VariantGate(base_component.BaseComponent):
         slice_columns: Sequence[str],
         timeout: float,
         goes_back: bool,
-        fingerprint: str,
     ) -> None:
         super().__init__(
             VariantGateSpec(
@@ -114,7 +113,7 @@ class VariantGate(base_component.BaseComponent):
                 slice_columns=json.dumps(list(slice_columns)),
                 timeout=timeout,
                 goes_back=int(goes_back),
-                fingerprint=fingerprint,
+                fingerprint=source_fingerprint(executor.__name__),
                 findings=types.Channel(type=VariantFindings),
                 model=types.Channel(type=standard_artifacts.Model),
             )

@@ -16,10 +16,10 @@ from bert_tfx.pipeline.execution.last_run import forget_last_run
 from bert_tfx.pipeline.metadata.store import check_store, keep_address
 from bert_tfx.pipeline.process.console import Console, logged, quiet_workers, quieten
 from bert_tfx.pipeline.process.exit_codes import OF_A_RUN, ExitCode, explain
-from bert_tfx.pipeline.process.fingerprint import source_fingerprint
 from bert_tfx.pipeline.process.output_lock import for_node
 from bert_tfx.schema import files
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.fingerprint import source_fingerprint
 
 NODES_FILE = "nodes.json"
 

@@ -19,9 +19,9 @@ from bert_tfx.modeling.training.recipes import Recipe
 from bert_tfx.pipeline.configuration import options
 from bert_tfx.pipeline.configuration.config import Config, make_config
 from bert_tfx.pipeline.process.console import Console, logged, quieten
-from bert_tfx.pipeline.process.fingerprint import file_fingerprint
 from bert_tfx.pipeline.process.output_lock import exclusive
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.fingerprint import file_fingerprint
 from bert_tfx.schema.paths import absolute
 from bert_tfx.schema.tasks import EVAL, TRAIN
 

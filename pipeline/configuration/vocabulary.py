@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from bert_tfx.modeling.text.vocabulary import learn_vocabulary
 from bert_tfx.pipeline.configuration.config import Config
-from bert_tfx.pipeline.process.fingerprint import file_fingerprint, source_fingerprint
 from bert_tfx.schema import files
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.fingerprint import file_fingerprint, source_fingerprint
 from bert_tfx.schema.rows import Misfit, falls_into_eval, parse_files
 from bert_tfx.schema.tasks import TRAIN
 

@@ -14,9 +14,9 @@ from bert_tfx.components.model_pusher.version_folder import pushed_versions
 from bert_tfx.modeling.checkpoints.files import find_checkpoint
 from bert_tfx.pipeline.configuration.config import Config
 from bert_tfx.pipeline.process.exit_codes import ExitCode
-from bert_tfx.pipeline.process.fingerprint import file_fingerprint, source_fingerprint
 from bert_tfx.pipeline.process.notification import Outcome
 from bert_tfx.schema import files
+from bert_tfx.schema.fingerprint import file_fingerprint, source_fingerprint
 
 LAST_RUN_FILE = "last_run.json"
 """In the output folder."""

@@ -7,21 +7,19 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from bert_tfx.components.report import page
 from bert_tfx.components.report.artifacts import MODEL, PRODUCERS
 from bert_tfx.components.report.content import FORMAT, RunFacts, read_content
 from bert_tfx.components.report.page import CONTENT_FILE, INDEX_FILE, report_documents
 from bert_tfx.modeling.checkpoints.files import find_checkpoint
 from bert_tfx.pipeline.configuration.config import Config
 from bert_tfx.pipeline.metadata.lineage import RUNNING, Run, find_run
-from bert_tfx.pipeline.process.fingerprint import file_fingerprint, source_fingerprint
 from bert_tfx.schema import files
 from bert_tfx.schema.digests import sha256_of
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.fingerprint import file_fingerprint
 
 REPORT_FOLDER = "report"
 REPORT_NODE = "Report"
-_REPORT = "bert_tfx.components.report.executor"
 _REJECTS_FOLDER = "rejects"
 _BLOCK = 1 << 20
 
@@ -32,13 +30,6 @@ def config_json(config: Config) -> str:
     # Who is told of a run is nobody's business who reads of it: a URL may be a secret.
     del fields["hooks"]
     return json.dumps(fields, ensure_ascii=False, sort_keys=True)
-
-
-def report_fingerprint() -> str:
-    """Returns a hash of all that makes a page of a run: the source and the templates."""
-    folder = os.path.dirname(page.__file__)
-    templates = file_fingerprint(*(os.path.join(folder, name) for name in page.TEMPLATES))
-    return f"{source_fingerprint(_REPORT)}-{templates}"
 
 
 def write_report(

@@ -77,7 +77,6 @@ class Runs:
             unlabelled_splits=[],
             limits=given,
             report_text=False,
-            fingerprint="1",
         )
         transform = Transform(
             examples=examples,
@@ -108,7 +107,6 @@ class Runs:
             baseline_statistics=token_baseline.outputs["statistics"],
             task=SST2,
             limits=given,
-            fingerprint="1",
         )
         LocalDagRunner().run(
             tfx_pipeline.Pipeline(

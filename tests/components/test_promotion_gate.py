@@ -212,7 +212,6 @@ def test_component():
         task=TASKS["sample"],
         limits=LIMITS,
         slice_features=FEATURES,
-        fingerprint="x",
     )
     assert gate.outputs["decision"].type is PromotionDecision
     assert gate.outputs["blessing"].type is standard_artifacts.ModelBlessing
@@ -225,7 +224,6 @@ def test_component():
         task=TASKS["sample"],
         limits=LIMITS,
         slice_features=FEATURES,
-        fingerprint="x",
     )
     assert "baseline_model" in with_baseline.inputs
 

@@ -12,7 +12,7 @@ from tfx import types
 from tfx.types import channel_utils, standard_artifacts
 
 from bert_tfx.components.promotion_gate import executor as promotion_gate
-from bert_tfx.components.report import artifacts, executor
+from bert_tfx.components.report import artifacts, component, executor, page
 from bert_tfx.components.report.component import Report, RunReport
 from bert_tfx.components.report.content import RunFacts, read_content
 from bert_tfx.components.report.figures import comparison_figures, report_figures
@@ -341,25 +341,24 @@ def test_component_takes_findings_of_each_step():
         key: channel_utils.as_channel([VariantFindings()])
         for key in ("variant_findings_0", "variant_findings_1", "variant_findings_16")
     }
-    report = Report(inputs=found, config="{}", report_text=False, fingerprint="1")
+    report = Report(inputs=found, config="{}", report_text=False)
     assert set(report.inputs) == set(found)
     with pytest.raises(InputError, match="no input variant_findings_17"):
         Report(
             inputs={"variant_findings_17": found["variant_findings_0"]},
             config="{}",
             report_text=False,
-            fingerprint="1",
         )
 
 
 def test_component_takes_the_inputs_it_is_given():
     examples = channel_utils.as_channel([standard_artifacts.Examples()])
-    report = Report(inputs={"examples": examples}, config="{}", report_text=True, fingerprint="1")
+    report = Report(inputs={"examples": examples}, config="{}", report_text=True)
     assert set(report.inputs) == {"examples"}
     assert report.outputs["report"].type == RunReport
     assert report.exec_properties["report_text"] == 1
     with pytest.raises(InputError, match="no input exmaples; it has examples, "):
-        Report(inputs={"exmaples": examples}, config="{}", report_text=False, fingerprint="1")
+        Report(inputs={"exmaples": examples}, config="{}", report_text=False)
 
 
 def test_component_names_the_outputs_of_the_components():
@@ -391,3 +390,19 @@ def test_leaked_rows_are_linked_to(tmp_path):
     found = read_content(sources, config=CONFIG, report_text=False, facts=FACTS)
     (leaked,) = [file for file in found["files"] if file["name"] == "Leaked rows"]
     assert gzip.decompress(pathlib.Path(leaked["path"]).read_bytes()) == b""
+
+
+def test_fingerprint_sees_the_templates(tmp_path, monkeypatch):
+    before = component.fingerprint()
+    assert before == component.fingerprint()
+    folder = pathlib.Path(page.__file__).parent
+    for path in folder.iterdir():
+        if path.is_file():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(page, "__file__", str(tmp_path / "page.py"))
+    assert component.fingerprint() == before
+    (tmp_path / "page.css").write_text("body {}")
+    assert component.fingerprint() != before
+    # Every template counts.
+    templates = {path.name for path in folder.iterdir() if path.suffix in (".html", ".css", ".js")}
+    assert templates == set(page.TEMPLATES)

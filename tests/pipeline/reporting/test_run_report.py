@@ -10,15 +10,14 @@ from markupsafe import Markup
 
 from bert_tfx.components.report import page
 from bert_tfx.pipeline.configuration.config import make_config
-from bert_tfx.pipeline.process.fingerprint import file_fingerprint
 from bert_tfx.pipeline.reporting.run_report import (
     config_json,
     load_content,
-    report_fingerprint,
     run_content,
     write_report,
 )
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.fingerprint import file_fingerprint
 
 _PATH = pathlib.Path(__file__).parents[2] / "components" / "made_up_run.py"
 _SPEC = importlib.util.spec_from_file_location("made_up_run", _PATH)
@@ -42,22 +41,6 @@ def output(tmp_path):
         return tmp_path
 
     return output
-
-
-def test_fingerprint_sees_the_templates(tmp_path, monkeypatch):
-    before = report_fingerprint()
-    assert before == report_fingerprint()
-    folder = pathlib.Path(page.__file__).parent
-    for path in folder.iterdir():
-        if path.is_file():
-            (tmp_path / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(page, "__file__", str(tmp_path / "page.py"))
-    assert report_fingerprint() == before
-    (tmp_path / "page.css").write_text("body {}")
-    assert report_fingerprint() != before
-    # Every template counts.
-    templates = {path.name for path in folder.iterdir() if path.suffix in (".html", ".css", ".js")}
-    assert templates == set(page.TEMPLATES)
 
 
 def test_report_lies_in_the_output_folder(output):

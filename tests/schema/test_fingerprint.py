@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bert_tfx.pipeline.process import fingerprint
+from bert_tfx.schema import fingerprint
 
 INGESTION = "bert_tfx.components.tsv_example_gen.executor"
 DATA_GATE = "bert_tfx.components.data_gate.executor"
@@ -16,7 +16,7 @@ MODULES = (INGESTION, DATA_GATE, PREPROCESSING, TRAINING)
 
 PROGRAM = """
 import json, sys
-from bert_tfx.pipeline.process import fingerprint
+from bert_tfx.schema import fingerprint
 fingerprints = {name: fingerprint.source_fingerprint(name) for name in sys.argv[1:]}
 print(json.dumps([fingerprint.__file__, fingerprints, sorted(sys.modules)]))
 """

@@ -19,11 +19,12 @@ _PACKAGE = "bert_tfx"
 _LIBRARIES = ("tensorflow", "keras", "tensorflow-text", "tensorflow-transform", "tfx")
 
 
-def source_fingerprint(module: str) -> str:
-    """Returns a hash of a module's source and of all of ours that it imports, directly or not.
+def source_fingerprint(*modules: str, but: str | None = None) -> str:
+    """Returns a hash of modules' source and of all of ours that they import, directly or not.
 
     Args:
-        module: Dotted name of one of our modules.
+        *modules: Dotted names of modules of ours.
+        but: A package of ours that does not count, nor what it alone imports.
 
     Returns:
         16 hexadecimal digits.
@@ -31,7 +32,7 @@ def source_fingerprint(module: str) -> str:
     digest = hashlib.sha256()
     for library in _LIBRARIES:
         digest.update(f"{library}=={importlib.metadata.version(library)}\n".encode())
-    for name in sorted(imported_modules(module)):
+    for name in sorted(imported_modules(*modules, but=but)):
         digest.update(f"{name}\n".encode())
         digest.update(_read(name))
     return digest.hexdigest()[:16]
@@ -42,13 +43,19 @@ def file_fingerprint(*paths: str) -> str:
     return hashlib.sha256("".join(map(sha256_of, paths)).encode()).hexdigest()[:16]
 
 
-def imported_modules(module: str) -> frozenset[str]:
-    """Returns the names of a module of ours and of all of ours that it imports."""
+def imported_modules(*modules: str, but: str | None = None) -> frozenset[str]:
+    """Returns the names of modules of ours and of all of ours that they import.
+
+    Args:
+        *modules: Dotted names of modules of ours.
+        but: A package that is left out.
+    """
     found: set[str] = set()
-    waiting = [module]
+    waiting = [*modules]
     while waiting:
         name = waiting.pop()
-        if name not in found:
+        left_out = but is not None and f"{name}.".startswith(f"{but}.")
+        if name not in found and not left_out:
             found.add(name)
             waiting += _direct_imports(name)
     return frozenset(found)
