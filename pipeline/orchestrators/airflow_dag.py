@@ -11,14 +11,14 @@ folder does for more than one pipeline, or for other settings than the defaults:
         "/srv/reviews.json", "/srv/bert-tfx/bin/bert-tfx", schedule="@daily", tags=["reviews"]
     )
 
-Each node is a task that runs `bert-tfx component run` in a process of its own. So Airflow, 3.2 or
-newer, has an environment of its own, without TFX: nothing but Airflow and the standard library is
-imported here. Which nodes there are stands in the output folder, once `bert-tfx component list` was
-called; each task brings it up to date. Airflow reads this file every half a minute, and again for
-each task.
+Each stage of the pipeline is a task that runs `bert-tfx component run` in a process of its own. So
+Airflow, 3.2 or newer, has an environment of its own, without TFX: nothing but Airflow and the
+standard library is imported here. Airflow reads this file every half a minute, and again for each
+task.
 """
 
 import datetime
+import itertools
 import json
 import os
 import re
@@ -30,44 +30,43 @@ from typing import Any
 from airflow.sdk import DAG, BaseOperator, Variable
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-# Of `bert-tfx component`, which is not imported: TFX is not installed where Airflow is.
-_NODES_FILE = "nodes.json"
+# Of `bert_tfx.pipeline.configuration.stages`, which is not imported: this file may be a link to one
+# that lies beside no package.
+STAGES = ("ingest", "check", "tokenize", "train", "judge", "release")
 # Of `bert_tfx.pipeline.process.exit_codes`, for the same reason.
 _DONE, _INPUT_ERROR, _NOT_PUSHED, _DATA_REFUSED = 0, 2, 3, 4
 
 TIMEOUT = datetime.timedelta(hours=2)
 """How long a task may take that `TIMEOUTS` does not name."""
 
-# The names are those of `bert_tfx.pipeline.configuration.variants`.
-TIMEOUTS: Mapping[str, datetime.timedelta] = dict.fromkeys(
-    ("Teacher", "TeacherAnswers", "Control", "Trainer"), datetime.timedelta(days=2)
-)
-"""How long tasks may take, by node."""
+TIMEOUTS: Mapping[str, datetime.timedelta] = {"train": datetime.timedelta(days=2)}
+"""How long tasks may take, by stage."""
 
 _DOC = """\
-Rows of TSV files become a served BERT classifier. Each task is one node of the TFX pipeline:
+Rows of TSV files become a served BERT classifier. Each task is one stage of the TFX
+pipeline, whose log names its nodes:
 
 | | |
 | --- | --- |
 | configuration | `{config}` |
 | command | `{command}` |
-| by hand | `{command} component run --config {config} --node NAME --run-id RUN` |
+| by hand | `{command} component run --config {config} --stage NAME --run-id RUN` |
 
 - A task that **failed** at once was refused its input: its log ends with a sentence that says what
   to mend. Then clear it. It is not retried, as trying again would not help.
 - A task that was killed, or took too long, is retried, and goes on where it was.
-- **ModelPusher** is *skipped* where the model does not reach what it must: the run went well, and
-  what was served before is served still.
-- What an earlier run made of the same rows and options is taken from its records; a task that says
-  `cached` has done nothing.
+- **release** is *skipped* where the model does not reach what it must: the run went well, its
+  report is written, and what was served before is served still.
+- What an earlier run made of the same rows and options is taken from its records; the log says
+  `cached` of such nodes.
 """
 
 
-class ComponentOperator(BaseOperator):
-    """Runs a node of the pipeline in a process of its own.
+class StageOperator(BaseOperator):
+    """Runs a stage of the pipeline in a process of its own.
 
     Args:
-        node: The node.
+        stage: The stage.
         command: The `bert-tfx` command.
         config: The configuration file; paths in it may be relative to its folder.
         span: The span to read (`--span`), a template; None leaves it to the configuration.
@@ -78,10 +77,10 @@ class ComponentOperator(BaseOperator):
     ui_color = "#e8f0fe"
 
     def __init__(
-        self, *, node: str, command: str, config: str, span: str | None = None, **kwargs: Any
+        self, *, stage: str, command: str, config: str, span: str | None = None, **kwargs: Any
     ) -> None:
-        super().__init__(task_id=node, **kwargs)
-        self.node = node
+        super().__init__(task_id=stage, **kwargs)
+        self.stage = stage
         self.command = command
         self.config = config
         # The run of the DAG, with its data interval, is the run in ML Metadata.
@@ -90,13 +89,13 @@ class ComponentOperator(BaseOperator):
         self._process: subprocess.Popen[str] | None = None
 
     def execute(self, context: Mapping[str, Any]) -> None:
-        """Runs the node.
+        """Runs the stage.
 
         Args:
             context: Airflow's; `run_name` and `span` have been filled in from it.
 
         Raises:
-            AirflowSkipException: If the model is not good enough to be pushed.
+            AirflowSkipException: If the model is not good enough to be pushed; all else is done.
             AirflowFailException: If the input must be mended; it is not tried again.
             AirflowException: If it ended in another way, by a signal, too; it is tried again.
         """
@@ -104,7 +103,7 @@ class ComponentOperator(BaseOperator):
         with subprocess.Popen(
             [
                 *(self.command, "component", "run"),
-                *("--config", self.config, "--node", self.node, "--run-id", self.run_name),
+                *("--config", self.config, "--stage", self.stage, "--run-id", self.run_name),
                 *(("--span", self.span) if self.span else ()),
             ],
             cwd=os.path.dirname(self.config),
@@ -130,9 +129,9 @@ class ComponentOperator(BaseOperator):
         if code == _NOT_PUSHED:
             raise AirflowSkipException("the model does not reach what it must: it is not pushed")
         if code in (_INPUT_ERROR, _DATA_REFUSED):
-            raise AirflowFailException(f"{self.node} refuses its input: {last}")
+            raise AirflowFailException(f"{self.stage} refuses its input: {last}")
         if code != _DONE:
-            raise AirflowException(f"{self.node} ended with exit code {code}")
+            raise AirflowException(f"{self.stage} ended with exit code {code}")
 
     def on_kill(self) -> None:
         """Ends the process where the task is to end."""
@@ -168,18 +167,21 @@ def make_dag(
         start_date: Where a schedule begins; the past is not caught up.
         retries: How often a task is tried again that did not end by itself.
         retry_delay: How long to wait before; twice as long each time.
-        timeouts: How long tasks may take, by node; the others `TIMEOUT`.
+        timeouts: How long tasks may take, by stage; the others `TIMEOUT`.
         pool: Airflow's pool of the tasks.
         tags: The DAG's tags.
 
     Returns:
-        The DAG, a task for each node.
+        The DAG, a task for each stage.
 
     Raises:
         OSError: If the configuration cannot be read.
-        RuntimeError: If it names no output folder, or the nodes have not been listed there.
+        RuntimeError: If it names no output folder.
     """
     config = os.path.abspath(os.path.expanduser(config))
+    with open(config, encoding="utf-8") as file:
+        if json.load(file).get("output") is None:
+            raise RuntimeError(f"{config}: must name the output folder, as `output`")
     name = re.sub(r"[^\w.-]+", "_", os.path.splitext(os.path.basename(config))[0])
     with DAG(
         dag_id or f"bert_tfx_{name}",
@@ -197,37 +199,21 @@ def make_dag(
             "retry_exponential_backoff": 2.0,
             "max_retry_delay": datetime.timedelta(hours=1),
             "pool": pool,
-            # A model that is held back skips its push, not what comes after it.
-            "trigger_rule": "none_failed",
         },
     ) as dag:
-        tasks: dict[str, ComponentOperator] = {}
-        for node, upstream in _nodes(config).items():
-            tasks[node] = ComponentOperator(
-                node=node,
+        tasks = [
+            StageOperator(
+                stage=stage,
                 command=command,
                 config=config,
                 span=span,
-                execution_timeout=timeouts.get(node, TIMEOUT),
+                execution_timeout=timeouts.get(stage, TIMEOUT),
             )
-            tasks[node].set_upstream([tasks[before] for before in upstream])
+            for stage in STAGES
+        ]
+        for before, after in itertools.pairwise(tasks):
+            after.set_upstream(before)
     return dag
-
-
-def _nodes(config: str) -> dict[str, list[str]]:
-    """Reads which nodes there are, in order, each with those upstream of it."""
-    with open(config, encoding="utf-8") as file:
-        output = json.load(file).get("output")
-    if output is None:
-        raise RuntimeError(f"{config}: must name the output folder, as `output`")
-    path = os.path.join(os.path.dirname(config), os.path.expanduser(output), _NODES_FILE)
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)["nodes"]
-    except FileNotFoundError as error:
-        raise RuntimeError(
-            f"{path}: is not there yet; it is written by: bert-tfx component list --config {config}"
-        ) from error
 
 
 def _setting(name: str) -> str | None:

@@ -1,8 +1,8 @@
 """Who may work in an output folder at the same time.
 
-A whole run has the folder for itself. Where each node is a process of its own, those of different
-nodes work side by side, also for two runs: SQLite lets one of them write to ML Metadata and the
-others wait. A node's own folders and files are for one process at a time.
+A whole run has the folder for itself. Where its parts are processes of their own, different parts
+work side by side, also for two runs: SQLite lets one of them write to ML Metadata and the others
+wait. The folders and files of a part are for one process at a time.
 
 Loads no framework: a folder that cannot be used is refused at once.
 """
@@ -37,14 +37,14 @@ def exclusive(output_dir: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def for_node(output_dir: str, name: str) -> Iterator[None]:
-    """Makes the output folder and keeps whole runs out of it, and others from running the node.
+def for_part(output_dir: str, name: str) -> Iterator[None]:
+    """Makes the output folder and keeps whole runs out of it, and others from running the part.
 
     Waits for those that are there: a scheduler may take a process for dead that still works.
 
     Args:
         output_dir: The folder.
-        name: The node.
+        name: Of the part: a stage, or a node where each is a process of its own.
 
     Raises:
         InputError: If it cannot be written.

@@ -28,6 +28,8 @@ from typing import Any
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
+from bert_tfx.pipeline.configuration.stages import STAGES, stage_of
+
 _COMMAND = pathlib.Path(sys.executable).with_name("bert-tfx")
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _DAG_FILE = _ROOT / "pipeline" / "orchestrators" / "airflow_dag.py"
@@ -62,7 +64,7 @@ def main() -> int:
         help="Airflow's own: a file, or a PostgreSQL server that is started for the purpose "
         "(%(default)s)",
     )
-    parser.add_argument("--kill", metavar="NODE", help="kill this node's process while it runs")
+    parser.add_argument("--kill", choices=STAGES, help="kill this stage's process while it runs")
     parser.add_argument("--screenshot", metavar="FILE", help="of the web page's grid, by Chromium")
     arguments = parser.parse_args()
     # Ended from outside, too, it stops what it has started.
@@ -93,7 +95,6 @@ def _demonstrate(arguments: argparse.Namespace, started: contextlib.ExitStack) -
     version = _call(environment, airflow, "version").splitlines()[-1]
     print(f"Airflow {version} in {folder}: {arguments.database}, LocalExecutor")
     _call(environment, airflow, "db", "migrate")
-    _call(environment, str(_COMMAND), "component", "list", "--config", str(config))
     report = _call(environment, airflow, "dags", "report", "--output", "json")
     (parsed,) = json.loads(report.splitlines()[-1])
     # As `0:00:01.500000`; Airflow gives up after half a minute.
@@ -117,7 +118,7 @@ def _demonstrate(arguments: argparse.Namespace, started: contextlib.ExitStack) -
     again = _trigger(web, folder)
     if arguments.screenshot:
         _screenshot(f"{web.url}/dags/{_DAG}", folder, arguments.screenshot)
-    anew = [name for name, task in again.items() if not task["cached"]]
+    anew = [name for task in again.values() for name in task["anew"]]
     if set(anew) - _RESOLVERS:
         raise DemoError(f"the second run should have been cached, but not so {anew}")
     if sorted((folder / "output" / "serving").iterdir()) != versions:
@@ -275,7 +276,7 @@ def _trigger(web: _Web, folder: pathlib.Path, kill: str | None = None) -> dict[s
     while (state := web.runs(path)["state"]) not in ("success", "failed"):
         if time.monotonic() > begun + _RUN_SECONDS:
             raise DemoError(f"the run has not ended within {_RUN_SECONDS} s")
-        if kill and (pid := _process_of(kill, run_id)) and "running" in recorded().get(kill, ()):
+        if kill and (pid := _process_of(kill, run_id)) and _is_running(kill, recorded()):
             time.sleep(_KILL_AFTER_SECONDS)
             os.kill(pid, signal.SIGKILL)
             print(f"killed process {pid} of {kill} (SIGKILL)")
@@ -284,12 +285,15 @@ def _trigger(web: _Web, folder: pathlib.Path, kill: str | None = None) -> dict[s
     answer = web.runs(f"{path}/taskInstances")["task_instances"]
     tasks = {task["task_id"]: task for task in answer}
     states = recorded()
-    print(f"{'task':17} {'state':8} tries  {'begun':8} {'seconds':>7}  in ML Metadata")
+    print(f"{'task':9} {'state':8} tries  {'begun':8} {'seconds':>7}  nodes in ML Metadata")
     for name, task in sorted(tasks.items(), key=lambda item: item[1]["start_date"]):
-        task["cached"] = states[name] == ["cached"]
+        of_stage = {node: found for node, found in states.items() if stage_of(node) == name}
+        task["anew"] = [node for node, found in of_stage.items() if found != ["cached"]]
+        counts = collections.Counter(state for found in of_stage.values() for state in found)
         print(
-            f"{name:17} {task['state']:8} {task['try_number']:5}  {task['start_date'][11:19]} "
-            f"{task['duration']:7.1f}  {', '.join(states[name])}"
+            f"{name:9} {task['state']:8} {task['try_number']:5}  {task['start_date'][11:19]} "
+            f"{task['duration']:7.1f}  "
+            + ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
         )
     print(f"run: {state} after {time.monotonic() - begun:.0f} s")
     if state != "success":
@@ -297,12 +301,16 @@ def _trigger(web: _Web, folder: pathlib.Path, kill: str | None = None) -> dict[s
     return tasks
 
 
-def _process_of(node: str, run_id: str) -> int | None:
-    """Returns the process that runs a node of a run, if there is one."""
+def _is_running(stage: str, states: Mapping[str, list[str]]) -> bool:
+    return any("running" in found for node, found in states.items() if stage_of(node) == stage)
+
+
+def _process_of(stage: str, run_id: str) -> int | None:
+    """Returns the process that runs a stage of a run, if there is one."""
     for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             words = path.read_bytes().decode(errors="replace").split("\0")
-            if {"component", "--node", node, run_id} <= set(words):
+            if {"component", "--stage", stage, run_id} <= set(words):
                 return int(path.parent.name)
     return None
 

@@ -19,7 +19,7 @@ from bert_tfx.pipeline.configuration.options import with_sample
 from bert_tfx.pipeline.process.console import Console, logged, quieten
 from bert_tfx.pipeline.process.exit_codes import ExitCode
 from bert_tfx.pipeline.process.faults import exit_code_of
-from bert_tfx.pipeline.process.output_lock import for_node
+from bert_tfx.pipeline.process.output_lock import for_part
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import Task
 
@@ -110,7 +110,7 @@ def _run(
     config = make_config(effective_options(options, parameters))
     config.slice_columns  # noqa: B018, a wrong path answers before the frameworks load
     console = Console(sys.stdout)
-    with logged(console), for_node(config.output_dir, name):
+    with logged(console), for_part(config.output_dir, name):
         quieten(verbose=False)
 
         from bert_tfx.pipeline.execution.node_runner import run_node

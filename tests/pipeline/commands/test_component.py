@@ -6,10 +6,8 @@ import pytest
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
-from bert_tfx.pipeline.commands.component import NODES_FILE
 from bert_tfx.pipeline.configuration.config import OPTIONS
-
-FRAMEWORKS = r"\b(tensorflow|keras|apache_beam|tfx|numpy)\b"
+from bert_tfx.pipeline.configuration.stages import STAGES
 
 
 @pytest.fixture
@@ -20,39 +18,35 @@ def sst2(tmp_path, glue_dir):
     )  # fmt: skip
 
 
-def test_nodes_follow_those_upstream_of_them(bert_tfx, sst2):
-    nodes = json.loads(bert_tfx("component", "list", "--json", *sst2).check(0).stdout)
-    names = list(nodes)
-    assert {"TsvExampleGen", "Baseline", "AcceptedTokens", "ModelPusher"} <= set(names)
-    for name, upstream in nodes.items():
-        assert all(names.index(before) < names.index(name) for before in upstream)
+DISTILL = json.dumps({"student_layers": 1, "teacher": {"size": "tiny"}, "control": True})
+COMPRESS = json.dumps([{"prune_vocab": True}, {"store": "float16"}])
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--warm-start",), ("--distill", DISTILL, "--compress", COMPRESS)]
+)
+def test_nodes_follow_those_upstream_of_them(bert_tfx, sst2, options):
+    listed = json.loads(bert_tfx("component", "list", "--json", *sst2, *options).check(0).stdout)
+    names, stages = list(listed), list(STAGES)
+    assert {name for nodes in STAGES.values() for name in nodes} <= set(names)
+    for name, node in listed.items():
+        assert all(names.index(before) < names.index(name) for before in node["follows"])
+        # A stage needs no later one.
+        own = stages.index(node["stage"])
+        assert all(stages.index(listed[b]["stage"]) <= own for b in node["follows"])
+    assert listed["Trainer"]["stage"] == "train"
     # Of inputs, and of gates that hand nothing on.
-    assert nodes["Transform"] == ["DataGate", "ImportSchemaGen", "TsvExampleGen"]
-    assert nodes["TsvExampleGen"] == []
+    assert listed["Transform"] == {
+        "stage": "tokenize",
+        "follows": ["DataGate", "ImportSchemaGen", "TsvExampleGen"],
+    }
+    assert listed["TsvExampleGen"] == {"stage": "ingest", "follows": []}
 
+
+def test_list_for_readers(bert_tfx, sst2):
     lines = bert_tfx("component", "list", *sst2).check(0).stdout.splitlines()
-    assert [line.split()[0] for line in lines] == names
-    assert re.search(
-        r"^Transform +DataGate, ImportSchemaGen, TsvExampleGen$", "\n".join(lines), re.M
-    )
-
-
-def test_nodes_are_kept_until_something_changes(bert_tfx, command, sst2, tmp_path, monkeypatch):
-    bert_tfx("component", "list", *sst2).check(0)
-    kept = tmp_path / "output" / NODES_FILE
-    content = json.loads(kept.read_text(encoding="utf-8"))
-    content["nodes"] = {"Kept": []}
-    kept.write_text(json.dumps(content), encoding="utf-8")
-
-    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
-    done = command("component", "list", *sst2)
-    assert done.stdout == "Kept\n"
-    assert not re.findall(FRAMEWORKS, done.stderr)
-    monkeypatch.delenv("PYTHONPROFILEIMPORTTIME")
-
-    assert "Trainer" in bert_tfx("component", "list", *sst2, "--epochs", 1).check(0).stdout
-    kept.write_text("cut sho", encoding="utf-8")
-    assert "Trainer" in bert_tfx("component", "list", *sst2).check(0).stdout
+    assert "tokenize  Transform         DataGate, ImportSchemaGen, TsvExampleGen" in lines
+    assert "ingest    TsvExampleGen" in lines
 
 
 def test_run_takes_the_options_of_a_whole_run(bert_tfx):
@@ -65,7 +59,14 @@ def test_run_takes_the_options_of_a_whole_run(bert_tfx):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ((), "one of the arguments --stage --node is required"),
+        (("--stage", "traim"), "argument --stage: invalid choice: 'traim' (choose from"),
+        (("--stage", "train", "--node", "Trainer"), "not allowed with argument --stage"),
         (("--node", "../x"), "there is no node '../x'"),
+        (
+            ("--stage", "check", "--run-id", "r"),
+            "which has not finished in run 'r'; run that first",
+        ),
         (("--node", "Trainr", "--run-id", "r"), "there is no node 'Trainr'; the nodes are Import"),
         (("--node", "Trainer", "--run-id", "a/b"), "--run-id 'a/b': must be 1 to 200 letters"),
         (("--node", "Trainer", "--run-id", ""), "--run-id ''"),
@@ -101,6 +102,20 @@ def test_node_joins_the_latest_run_and_is_done_once(bert_tfx, sst2):
     assert "ImportSchemaGen ... has finished in this run already" in again.stdout
     other = bert_tfx(*node, "--run-id", "other", *sst2).check(0)
     assert "ImportSchemaGen ... cached" in other.stdout
+
+
+def test_stage_is_several_nodes_of_which_what_is_done_is_not_done_again(bert_tfx, sst2, tmp_path):
+    node = ("component", "run", "--run-id", "r", *sst2)
+    bert_tfx(*node, "--node", "ImportSchemaGen").check(0)
+    done = bert_tfx(*node, "--stage", "ingest").check(0).stdout
+    assert "ImportSchemaGen ... has finished in this run already" in done
+    assert re.search(r"TsvExampleGen \.\.\. \d+\.\d s$", done, re.M)
+    # Each is recorded by itself.
+    found = executions(tmp_path / "output")
+    assert [one.last_known_state for one in found] == [metadata_store_pb2.Execution.COMPLETE] * 2
+    # In the pipeline's order, whatever the order in which they are named.
+    done = bert_tfx(*node, "--node", "ExampleValidator", "--node", "StatisticsGen").check(0).stdout
+    assert done.index("StatisticsGen") < done.index("ExampleValidator")
 
 
 def test_node_that_failed_is_recorded_anew(bert_tfx, sst2, glue_dir, tmp_path):

@@ -16,11 +16,11 @@ from unittest import mock
 
 import pytest
 
+from bert_tfx.pipeline.configuration.stages import STAGES
 from bert_tfx.pipeline.process.exit_codes import ExitCode
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 FILE = ROOT / "pipeline" / "orchestrators" / "airflow_dag.py"
-NODES = {"Rows": [], "Schema": [], "Trainer": ["Rows", "Schema"], "ModelPusher": ["Trainer"]}
 
 airflow = pytest.mark.skipif(
     importlib.util.find_spec("airflow") is None,
@@ -54,13 +54,9 @@ def test_exit_codes_are_those_of_the_command():
     assert (ExitCode.NOT_BLESSED, ExitCode.DATA_REFUSED) == (3, 4)
 
 
-def test_list_of_nodes_is_that_of_the_command():
-    name = r"^_?NODES_FILE = (.*)$"
-    component = ROOT / "pipeline" / "commands" / "component.py"
-    ours, theirs = (
-        re.findall(name, file.read_text(encoding="utf-8"), re.M) for file in (FILE, component)
-    )
-    assert ours == theirs == ['"nodes.json"']
+def test_stages_are_those_of_the_command():
+    (named,) = re.findall(r"^STAGES = (.*)$", FILE.read_text(encoding="utf-8"), re.M)
+    assert ast.literal_eval(named) == tuple(STAGES)
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +112,6 @@ def command(tmp_path):
 def config(tmp_path):
     path = tmp_path / "my reviews.json"
     path.write_text('{"output": "out put"}', encoding="utf-8")
-    (tmp_path / "out put").mkdir()
-    (tmp_path / "out put" / "nodes.json").write_text(json.dumps({"nodes": NODES}), encoding="utf-8")
     return str(path)
 
 
@@ -139,7 +133,7 @@ def test_linked_file_is_a_dag(home, command, config):
         check=True,
     )
     (found,) = json.loads(done.stdout.splitlines()[-1])
-    assert (found["dags"], found["task_num"]) == (["bert_tfx_my_reviews"], str(len(NODES)))
+    assert (found["dags"], found["task_num"]) == (["bert_tfx_my_reviews"], str(len(STAGES)))
     assert "0:00:00" <= found["duration"] < "0:00:02"
 
 
@@ -150,7 +144,7 @@ def test_variable_comes_before_the_environment(parse, command, config):
         "AIRFLOW_VAR_BERT_TFX_COMMAND": command(),
         "BERT_TFX_CONFIG": "/nowhere.json",
     }
-    assert parse(**variables) == {"bert_tfx_my_reviews": sorted(NODES)}
+    assert parse(**variables) == {"bert_tfx_my_reviews": sorted(STAGES)}
 
 
 @airflow
@@ -160,10 +154,6 @@ def test_what_is_wrong_is_an_import_error_that_says_so(parse, config):
     error = parse(BERT_TFX_CONFIG=config)
     assert "Variable bert_tfx_command (or the environment's BERT_TFX_COMMAND) must name" in error
     known = {"BERT_TFX_CONFIG": config, "BERT_TFX_COMMAND": "bert-tfx"}
-    nodes = pathlib.Path(config).with_name("out put") / "nodes.json"
-    nodes.unlink()
-    error = f"{nodes}: is not there yet; it is written by: bert-tfx component list"
-    assert error in parse(**known)
     pathlib.Path(config).write_text("{}", encoding="utf-8")
     assert "my reviews.json: must name the output folder, as `output`" in parse(**known)
 
@@ -171,28 +161,28 @@ def test_what_is_wrong_is_an_import_error_that_says_so(parse, config):
 @airflow
 def test_dag_says_how_tasks_are_run(airflow_dag, command, config):
     dag = airflow_dag.make_dag(config, command(), schedule="@daily", tags=["reviews"])
-    assert {task.task_id: sorted(task.upstream_task_ids) for task in dag.tasks} == NODES
+    upstream = {task.task_id: list(task.upstream_task_ids) for task in dag.tasks}
+    before, after = list(STAGES)[:-1], list(STAGES)[1:]
+    assert upstream == {"ingest": []} | {b: [a] for a, b in zip(before, after, strict=True)}
     assert dag.max_active_runs == 1
     assert not dag.catchup
     assert dag.tags == {"reviews"}
     assert config in dag.doc_md
-    trainer, rows = dag.get_task("Trainer"), dag.get_task("Rows")
-    assert trainer.execution_timeout == airflow_dag.TIMEOUTS["Trainer"]
-    assert rows.execution_timeout == airflow_dag.TIMEOUT < trainer.execution_timeout
-    assert rows.retries == 2
-    assert rows.retry_exponential_backoff == 2
-    # What comes after a model that was held back is done all the same.
-    assert rows.trigger_rule == "none_failed"
+    train, ingest = dag.get_task("train"), dag.get_task("ingest")
+    assert train.execution_timeout == airflow_dag.TIMEOUTS["train"]
+    assert ingest.execution_timeout == airflow_dag.TIMEOUT < train.execution_timeout
+    assert ingest.retries == 2
+    assert ingest.retry_exponential_backoff == 2
     other = airflow_dag.make_dag(
         config,
         command(),
         dag_id="other",
-        timeouts={"Rows": datetime.timedelta(minutes=1)},
+        timeouts={"ingest": datetime.timedelta(minutes=1)},
         retries=0,
         pool="small",
     )
-    assert other.get_task("Rows").execution_timeout == datetime.timedelta(minutes=1)
-    assert (other.get_task("Rows").retries, other.get_task("Rows").pool) == (0, "small")
+    assert other.get_task("ingest").execution_timeout == datetime.timedelta(minutes=1)
+    assert (other.get_task("ingest").retries, other.get_task("ingest").pool) == (0, "small")
 
 
 @airflow
@@ -203,35 +193,35 @@ def test_dag_says_how_tasks_are_run(airflow_dag, command, config):
         ("exit 3", "AirflowSkipException: the model does not reach what it must"),
         (
             "echo 'bert-tfx: mend row 5'; exit 2",
-            "AirflowFailException: Rows refuses its input: b",
+            "AirflowFailException: ingest refuses its input: b",
         ),
         (
             "echo 'bert-tfx: move the limit'; exit 4",
-            "AirflowFailException: Rows refuses its input: bert-tfx: move the limit",
+            "AirflowFailException: ingest refuses its input: bert-tfx: move the limit",
         ),
-        ("exit 1", "AirflowException: Rows ended with exit code 1"),
-        ("kill -KILL $$", "AirflowException: Rows ended with exit code -9"),
+        ("exit 1", "AirflowException: ingest ended with exit code 1"),
+        ("kill -KILL $$", "AirflowException: ingest ended with exit code -9"),
     ],
 )
 def test_exit_code_decides_whether_to_try_again(airflow_dag, command, config, code, error):
     dag = airflow_dag.make_dag(config, command(code))
     said = None
     try:
-        dag.get_task("Rows").execute({})
+        dag.get_task("ingest").execute({})
     except Exception as exception:
         said = f"{type(exception).__name__}: {exception}"
     assert said == error if error is None else said.startswith(error)
 
 
 @airflow
-def test_task_says_which_node_of_which_run(airflow_dag, command, config, tmp_path):
+def test_task_says_which_stage_of_which_run(airflow_dag, command, config, tmp_path):
     dag = airflow_dag.make_dag(config, command('echo "$@" > said; pwd >> said'))
-    task = dag.get_task("Rows")
+    task = dag.get_task("ingest")
     task.render_template_fields({"run_id": "scheduled__2026-01-01T00:00:00+00:00"})
     task.execute({})
     said, place = (tmp_path / "said").read_text(encoding="utf-8").splitlines()
     assert re.fullmatch(
-        "component run --config .*/my reviews.json --node Rows "
+        "component run --config .*/my reviews.json --stage ingest "
         r"--run-id scheduled__2026-01-01T00:00:00\+00:00",
         said,
     )
@@ -246,7 +236,7 @@ def test_task_says_which_span_to_read(airflow_dag, command, config, tmp_path):
     dag = airflow_dag.make_dag(
         config, command('echo "$@" > said'), span="{{ macros.ds_add(ds, -1) }}"
     )
-    task = dag.get_task("Rows")
+    task = dag.get_task("ingest")
     context = {"run_id": "scheduled", "ds": "2026-02-01", "macros": macros}
     task.render_template_fields(context, task.get_template_env())
     task.execute({})
@@ -257,7 +247,7 @@ def test_task_says_which_span_to_read(airflow_dag, command, config, tmp_path):
 @airflow
 def test_task_that_is_ended_ends_its_process(airflow_dag, command, config, tmp_path):
     dag = airflow_dag.make_dag(config, command("touch begun; sleep 60 & wait"))
-    task = dag.get_task("Rows")
+    task = dag.get_task("ingest")
 
     def end():
         deadline = time.monotonic() + 30
@@ -267,7 +257,7 @@ def test_task_that_is_ended_ends_its_process(airflow_dag, command, config, tmp_p
 
     thread = threading.Thread(target=end)
     thread.start()
-    with pytest.raises(Exception, match="Rows ended with exit code -15"):
+    with pytest.raises(Exception, match="ingest ended with exit code -15"):
         task.execute({})
     thread.join()
 
@@ -276,9 +266,9 @@ def test_task_that_is_ended_ends_its_process(airflow_dag, command, config, tmp_p
 def test_task_that_takes_too_long_ends_its_process(airflow_dag, command, config, monkeypatch):
     # Airflow raises its own wherever `execute` is; here it is where the first line is logged.
     log = mock.Mock(info=mock.Mock(side_effect=TimeoutError))
-    monkeypatch.setattr(airflow_dag.ComponentOperator, "log", log)
+    monkeypatch.setattr(airflow_dag.StageOperator, "log", log)
     dag = airflow_dag.make_dag(config, command("echo begun; sleep 60 & wait"))
-    task = dag.get_task("Rows")
+    task = dag.get_task("ingest")
     with pytest.raises(TimeoutError):
         task.execute({})
     assert task._process.returncode == -signal.SIGTERM

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from bert_tfx.pipeline.process.output_lock import exclusive, for_node
+from bert_tfx.pipeline.process.output_lock import exclusive, for_part
 from bert_tfx.schema.errors import InputError
 
 
@@ -19,8 +19,8 @@ def test_a_second_run_is_refused(tmp_path):
 
 def test_nodes_work_side_by_side_and_keep_runs_out(tmp_path):
     with (
-        for_node(str(tmp_path), "Trainer"),
-        for_node(str(tmp_path), "Evaluator"),
+        for_part(str(tmp_path), "Trainer"),
+        for_part(str(tmp_path), "Evaluator"),
         pytest.raises(InputError, match="another run"),
         exclusive(str(tmp_path)),
     ):
@@ -42,7 +42,7 @@ def test_node_waits_for_who_is_there(tmp_path, caplog, monkeypatch, file, operat
     entered = threading.Event()
 
     def enter():
-        with for_node(str(tmp_path), "Trainer"):
+        with for_part(str(tmp_path), "Trainer"):
             entered.set()
 
     with (tmp_path / file).open("w") as lock:
@@ -59,6 +59,6 @@ def test_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with (
         pytest.raises(InputError, match="cannot be written"),
-        for_node(str(tmp_path / "file" / "output"), "Trainer"),
+        for_part(str(tmp_path / "file" / "output"), "Trainer"),
     ):
         pass
