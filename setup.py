@@ -69,7 +69,7 @@ setup(
     package_dir=PACKAGES,
     package_data={
         "bert_tfx.schema": ["**/*.pbtxt"],
-        "bert_tfx.sample": ["*.tsv", "vocab.txt", "README.md"],
+        "bert_tfx.sample": ["*.tsv", "vocab.txt", "README.md", "phrases/*.json"],
         "bert_tfx.components": ["**/*.html", "**/*.css", "**/*.js"],
         "bert_tfx.serving": ["**/*.proto", "**/*.binpb"],
     },
