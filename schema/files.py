@@ -1,10 +1,14 @@
-"""Files and folders that are there whole or not at all."""
+"""Files: read as JSON, and written so that they are there whole or not at all."""
 
 import contextlib
+import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from typing import Any
+
+from bert_tfx.schema.errors import InputError
 
 
 def write(path: str | os.PathLike[str], content: str | bytes) -> None:
@@ -19,6 +23,21 @@ def write(path: str | os.PathLike[str], content: str | bytes) -> None:
     """
     with appearing(path) as partial, open(partial, "wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Returns what a JSON file holds.
+
+    Raises:
+        InputError: If it cannot be read or is not JSON.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
 
 
 @contextlib.contextmanager
@@ -46,7 +65,10 @@ def appearing(
     try:
         yield partial
         move(partial, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename == partial:
+            # The name that is known to who reads the message.
+            error.filename = os.fspath(path)
         shutil.rmtree(partial, ignore_errors=True)
         with contextlib.suppress(OSError):
             os.remove(partial)

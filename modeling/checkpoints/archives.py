@@ -129,11 +129,15 @@ def extract(
                 _checkpoint_folder(archive, partial, skipped)
             return Extracted(_checkpoint_folder(archive, target), digest, skipped)
     except OSError as error:
-        todo = "make room there" if is_full(error) else "make it a folder that can be written to"
         raise InputError(
-            f"{archive}: cannot be unpacked into {into}: {error.strerror or error}; {todo} or name "
-            "another one"
+            f"{archive}: cannot be unpacked into {into}: {error.strerror or error}; "
+            f"{remedy(error)} or name another one"
         ) from error
+
+
+def remedy(error: OSError) -> str:
+    """Returns what to do about a folder that cannot be written to."""
+    return "make room there" if is_full(error) else "make it a folder that can be written to"
 
 
 def is_full(error: OSError) -> bool:

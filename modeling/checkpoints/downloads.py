@@ -12,7 +12,7 @@ import urllib.parse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bert_tfx.modeling.checkpoints.archives import is_full
+from bert_tfx.modeling.checkpoints.archives import is_full, remedy
 from bert_tfx.schema import files
 from bert_tfx.schema.digests import sha256_of
 from bert_tfx.schema.errors import InputError
@@ -101,10 +101,9 @@ def download(
         files.move(_part(path), path)
         _forget(path)
     except OSError as error:
-        todo = "make room there" if is_full(error) else "make it a folder that can be written to"
         raise InputError(
-            f"{path}: cannot be written: {error.strerror or error}; {todo} or name another one "
-            f"and start again{', which goes on from here' if is_full(error) else ''}"
+            f"{path}: cannot be written: {error.strerror or error}; {remedy(error)} or name "
+            f"another one and start again{', which goes on from here' if is_full(error) else ''}"
         ) from error
     return found
 

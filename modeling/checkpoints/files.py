@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.files import read_json
 
 GOOGLE = "google"
 HUGGING_FACE = "hugging_face"
@@ -388,12 +389,7 @@ def _companions(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: must hold a JSON object")
     return content

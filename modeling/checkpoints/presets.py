@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any, Final
 
-from bert_tfx.modeling.checkpoints.archives import extract, is_archive, is_full
+from bert_tfx.modeling.checkpoints.archives import extract, is_archive, is_full, remedy
 from bert_tfx.modeling.checkpoints.downloads import Progress, download
 from bert_tfx.schema import files
 from bert_tfx.schema.digests import sha256_of
@@ -437,10 +437,9 @@ def fetch(preset: Preset, folder: str | None = None, *, on_progress: Progress | 
                 files.move(_gather(preset, partial, on_progress), folder)
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        todo = "make room there" if is_full(error) else "make it a folder that can be written to"
         raise InputError(
-            f"{folder}: {preset.name} cannot be put there: {error.strerror or error}; {todo} or "
-            f"name another one ({CACHE_VARIABLE} says where the cache is)"
+            f"{folder}: {preset.name} cannot be put there: {error.strerror or error}; "
+            f"{remedy(error)} or name another one ({CACHE_VARIABLE} says where the cache is)"
         ) from error
     return folder
 

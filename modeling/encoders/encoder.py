@@ -6,11 +6,16 @@ from typing import Any, ClassVar
 import keras
 
 from bert_tfx.modeling.encoders.config import EncoderConfig
-from bert_tfx.modeling.encoders.transformer import Tensor, TransformerBlock, kernel_initializer
+from bert_tfx.modeling.encoders.transformer import (
+    Configured,
+    Tensor,
+    TransformerBlock,
+    kernel_initializer,
+)
 from bert_tfx.schema.errors import InputError
 
 
-class Encoder(keras.Model):
+class Encoder(Configured, keras.Model):
     """A model that reads token ids.
 
     Its arguments are those of its config: `BertEncoder(vocab_size=30522, **BERT_SIZES["base"])`.
@@ -98,23 +103,6 @@ class Encoder(keras.Model):
             dtype=self.dtype_policy,
             name=name,
         )
-
-    def _dense(self, units: int, name: str, activation: str | None = None) -> keras.layers.Dense:
-        return keras.layers.Dense(
-            units,
-            activation=activation,
-            kernel_initializer=kernel_initializer(self.config.initializer_range),
-            dtype=self.dtype_policy,
-            name=name,
-        )
-
-    def _norm(self, name: str) -> keras.layers.LayerNormalization:
-        return keras.layers.LayerNormalization(
-            epsilon=self.config.layer_norm_epsilon, dtype=self.dtype_policy, name=name
-        )
-
-    def _dropout(self, name: str) -> keras.layers.Dropout:
-        return keras.layers.Dropout(self.config.hidden_dropout, dtype=self.dtype_policy, name=name)
 
     def _block(self, name: str) -> TransformerBlock:
         return TransformerBlock(self.config, dtype=self.dtype_policy, name=name)

@@ -53,7 +53,31 @@ def padding_scores(padding_mask: Tensor) -> Tensor:
     return PADDING_SCORE * padding[:, None, None, :]
 
 
-class SelfAttention(keras.layers.Layer):
+class Configured:
+    """A layer that makes its parts as its `config` says, in its own dtype."""
+
+    config: EncoderConfig
+    dtype_policy: Any
+
+    def _dense(self, units: int, name: str, activation: str | None = None) -> keras.layers.Dense:
+        return keras.layers.Dense(
+            units,
+            activation=activation,
+            kernel_initializer=kernel_initializer(self.config.initializer_range),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def _norm(self, name: str) -> keras.layers.LayerNormalization:
+        return keras.layers.LayerNormalization(
+            epsilon=self.config.layer_norm_epsilon, dtype=self.dtype_policy, name=name
+        )
+
+    def _dropout(self, name: str) -> keras.layers.Dropout:
+        return keras.layers.Dropout(self.config.hidden_dropout, dtype=self.dtype_policy, name=name)
+
+
+class SelfAttention(Configured, keras.layers.Layer):
     """Multi-head self-attention (arXiv:1706.03762, section 3.2).
 
     Query, key, value and output are dense layers of their own, as in the published checkpoints.
@@ -75,19 +99,10 @@ class SelfAttention(keras.layers.Layer):
         super().__init__(**kwargs)
         self.config = config
         self.inner_dim = config.num_heads * config.head_size
-
-        def dense(units: int, name: str) -> keras.layers.Dense:
-            return keras.layers.Dense(
-                units,
-                kernel_initializer=kernel_initializer(config.initializer_range),
-                dtype=self.dtype_policy,
-                name=name,
-            )
-
-        self.query_dense = dense(self.inner_dim, "query")
-        self.key_dense = dense(self.inner_dim, "key")
-        self.value_dense = dense(self.inner_dim, "value")
-        self.output_dense = dense(config.hidden_dim, "output")
+        self.query_dense = self._dense(self.inner_dim, "query")
+        self.key_dense = self._dense(self.inner_dim, "key")
+        self.value_dense = self._dense(self.inner_dim, "value")
+        self.output_dense = self._dense(config.hidden_dim, "output")
         self.probabilities_dropout = keras.layers.Dropout(
             config.attention_dropout, dtype=self.dtype_policy, name="dropout"
         )
@@ -117,7 +132,7 @@ class SelfAttention(keras.layers.Layer):
         return self.output_dense(ops.reshape(context, (-1, self.inner_dim)))
 
 
-class TransformerBlock(keras.layers.Layer):
+class TransformerBlock(Configured, keras.layers.Layer):
     """One encoder layer: attention, then a feed-forward net (arXiv:1706.03762, section 3.1).
 
     Post-LN: each of the two parts is LayerNorm(x + Dropout(part(x))), as in the paper.
@@ -138,28 +153,12 @@ class TransformerBlock(keras.layers.Layer):
     def __init__(self, config: EncoderConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.config = config
-
-        def dense(units: int, name: str) -> keras.layers.Dense:
-            return keras.layers.Dense(
-                units,
-                kernel_initializer=kernel_initializer(config.initializer_range),
-                dtype=self.dtype_policy,
-                name=name,
-            )
-
-        def norm(name: str) -> keras.layers.LayerNormalization:
-            return keras.layers.LayerNormalization(
-                epsilon=config.layer_norm_epsilon, dtype=self.dtype_policy, name=name
-            )
-
         self.attention = SelfAttention(config, dtype=self.dtype_policy, name="attention")
-        self.attention_norm = norm("attention_norm")
-        self.intermediate_dense = dense(config.intermediate_dim, "intermediate")
-        self.output_dense = dense(config.hidden_dim, "output")
-        self.output_norm = norm("output_norm")
-        self.dropout = keras.layers.Dropout(
-            config.hidden_dropout, dtype=self.dtype_policy, name="dropout"
-        )
+        self.attention_norm = self._norm("attention_norm")
+        self.intermediate_dense = self._dense(config.intermediate_dim, "intermediate")
+        self.output_dense = self._dense(config.hidden_dim, "output")
+        self.output_norm = self._norm("output_norm")
+        self.dropout = self._dropout("dropout")
 
     def build(self, input_shape: Any = None) -> None:
         """Creates the variables; `input_shape` is Keras' and not needed for it."""

@@ -31,6 +31,7 @@ from bert_tfx.pipeline.configuration.variants import (
 from bert_tfx.pipeline.metadata.store import METADATA_FILE, Address, check_name, parse_url
 from bert_tfx.pipeline.process.notification import Hooks
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.files import read_json
 from bert_tfx.schema.paths import absolute
 from bert_tfx.schema.spans import format_span, is_daily
 from bert_tfx.schema.tasks import (
@@ -602,13 +603,7 @@ def load_options(path: str) -> dict[str, Any]:
         InputError: If it cannot be read, is no JSON object, or holds an option that is unknown or
             of another kind.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            options = json.load(file)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
+    options = read_json(path)
     if not isinstance(options, dict):
         raise InputError(f"{path}: must hold a JSON object of options")
     check_options(options, OPTIONS, f"{path}: ")

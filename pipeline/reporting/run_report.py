@@ -117,13 +117,7 @@ def load_content(path: str) -> dict[str, Any]:
     Raises:
         InputError: If it cannot be read or is none.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
+    content = files.read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(
             f"{path}: is no {CONTENT_FILE} of this version; `bert-tfx report --output DIR` writes "

@@ -4,6 +4,7 @@ import threading
 import pytest
 
 from bert_tfx.schema import files
+from bert_tfx.schema.errors import InputError
 
 
 def test_file_is_replaced_as_a_whole(tmp_path):
@@ -50,8 +51,9 @@ def test_folder_that_is_there_is_not_replaced(tmp_path):
     files.move(tmp_path / "file", tmp_path / "a" / "file")
     with pytest.raises(OSError, match="not empty"), files.appearing(tmp_path / "a") as made:
         os.mkdir(made)
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(IsADirectoryError) as caught:
         files.write(tmp_path / "a", "file")
+    assert caught.value.filename == str(tmp_path / "a")
     assert os.listdir(tmp_path) == ["a"]
 
 
@@ -97,3 +99,17 @@ def test_several_may_write_the_same_file(tmp_path):
     for thread in threads:
         thread.join()
     assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot be read: No such file"), (b"{", "not JSON: "), (b"\xff", "not JSON: ")],
+)
+def test_file_that_is_no_json_is_told(tmp_path, content, message):
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=f"a.json: {message}"):
+        files.read_json(path)
+    path.write_text('{"a": ["好"]}', encoding="utf-8")
+    assert files.read_json(str(path)) == {"a": ["好"]}

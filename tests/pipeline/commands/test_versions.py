@@ -205,10 +205,14 @@ def test_mistake_is_told_and_changes_nothing(
 
 
 def test_error_of_the_file_system_is_told(bert_tfx, serving, numbers, monkeypatch):
-    def rename(source, target):
-        raise PermissionError(13, "Permission denied", source)
+    replace = os.replace
 
-    monkeypatch.setattr(os, "rename", rename)
+    def rename(source, target):
+        if os.path.isdir(source):
+            raise PermissionError(13, "Permission denied", source)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", rename)
     done = bert_tfx("rollback", "--serving", serving).check(2)
     assert done.stderr == f"bert-tfx: {serving}/{numbers[2]}: Permission denied\n"
 
