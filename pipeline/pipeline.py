@@ -25,7 +25,7 @@ from bert_tfx.components.compressor.component import Compressor
 from bert_tfx.components.data_gate.component import DataGate, DataGateReport
 from bert_tfx.components.model_pusher.component import ModelPusher
 from bert_tfx.components.predictor.component import Predictor
-from bert_tfx.components.predictor.predictions import SLICE_FEATURES
+from bert_tfx.components.predictor.predictions import BASELINE, CANDIDATE, SLICE_FEATURES
 from bert_tfx.components.promotion_gate.component import PromotionGate
 from bert_tfx.components.report.component import Report
 from bert_tfx.components.serving_gate.component import ServingGate
@@ -171,8 +171,7 @@ def create_pipeline(
     predictor = Predictor(
         examples=examples,
         data_report=data_gate.outputs["report"],
-        model=model,
-        baseline_model=baseline.outputs["model"],
+        models={CANDIDATE: model, BASELINE: baseline.outputs["model"]},
     )
     predictions = predictor.outputs["predictions"]
     evaluator = Evaluator(
@@ -382,26 +381,41 @@ def _smaller_nodes(
     head = by_name[TEACHER].outputs["model"] if config.distill else model
     nodes: list[base_node.BaseNode] = []
 
-    def gate(name: str, variant: types.BaseChannel, **about: Any) -> types.BaseChannel:
-        node = VariantGate(
+    def gate(
+        names: tuple[str, str],
+        variant: types.BaseChannel,
+        before: types.BaseChannel,
+        *,
+        reference: types.BaseChannel | None = None,
+        control: types.BaseChannel | None = None,
+        **about: Any,
+    ) -> types.BaseChannel:
+        beside = {"before": before, "reference": reference, "control": control}
+        predictor = Predictor(
             examples=learned.examples,
             data_report=learned.data_report,
+            models={CANDIDATE: variant, **beside},
+        ).with_id(names[0])
+        node = VariantGate(
+            predictions=predictor.outputs["predictions"],
             variant=variant,
+            **beside,
             task=config.task,
             head="teacher" if config.distill else "trained",
             slice_columns=config.slice_columns,
             timeout=config.serving.serving_timeout,
+            tolerance=config.serving.serving_tolerance,
             **about,
-        ).with_id(name)
-        nodes.append(node)
+        ).with_id(names[1])
+        nodes.extend((predictor, node))
         return node.outputs["model"]
 
     if config.distill is not None:
         control = by_name.get(CONTROL)
         model = gate(
-            "StudentGate",
+            ("StudentAnswers", "StudentGate"),
             model,
-            before=head,
+            head,
             control=control.outputs["model"] if control else None,
             step="student",
             settings=dataclasses.asdict(config.distill.settings),
@@ -419,10 +433,10 @@ def _smaller_nodes(
         ).with_id(f"Compress{number}")
         nodes.append(compressor)
         model = gate(
-            f"CompressGate{number}",
+            (f"CompressAnswers{number}", f"CompressGate{number}"),
             compressor.outputs["smaller_model"],
-            before=model,
-            reference=head,
+            model,
+            reference=None if model is head else head,
             step=step.name,
             settings=dataclasses.asdict(step.settings),
             limits=step.limits,

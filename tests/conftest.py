@@ -133,6 +133,7 @@ def export_model(vocab_file) -> Callable[..., pathlib.Path]:
         *,
         seed: int = 1,
         num_layers: int = 1,
+        max_length: int = 16,
         storage: str = "float32",
     ) -> pathlib.Path:
         # Here, so that tests that do without need not wait for the frameworks.
@@ -151,7 +152,7 @@ def export_model(vocab_file) -> Callable[..., pathlib.Path]:
             num_layers=num_layers,
             num_heads=2,
             intermediate_dim=32,
-            max_length=16,
+            max_length=max_length,
             initializer_range=0.5,
         )
         model = TrainedModel(
@@ -159,7 +160,7 @@ def export_model(vocab_file) -> Callable[..., pathlib.Path]:
             task=TASKS[task],
             vocab_file=str(vocab_file),
             lowercase=True,
-            max_length=16,
+            max_length=max_length,
             eval_fraction=0.0,
             training={},
             storage=storage,

@@ -3,7 +3,8 @@
 Beside the row's own features stand
 
     candidate_probabilities   float32 [classes]
-    baseline_probabilities    float32 [classes], where there is a baseline
+    baseline_probabilities    float32 [classes], where there is a baseline; and so on for `MODELS`
+    candidate_unanswered      bytes, in place of probabilities: why the model could not answer
     length_bucket, truncated, leaked  bytes, what evaluations slice by
 
 TFMA evaluates the file as it is, without a model; the gates read it with `read_predictions`.
@@ -21,6 +22,11 @@ from bert_tfx.schema.tasks import LABEL
 
 CANDIDATE = "candidate"
 BASELINE = "baseline"
+BEFORE = "before"
+REFERENCE = "reference"
+CONTROL = "control"
+MODELS = (CANDIDATE, BASELINE, BEFORE, REFERENCE, CONTROL)
+"""What models are asked as: inputs of Predictor, and prefixes of what it adds to the rows."""
 LEAKED = "leaked"
 """Whether the row's text stands in train, too: `yes` or `no`."""
 MODEL_SLICES = ("length_bucket", "truncated")
@@ -33,6 +39,11 @@ def probabilities_feature(model: str) -> str:
     return f"{model}_probabilities"
 
 
+def unanswered_feature(model: str) -> str:
+    """Returns the feature that holds why a model could not answer."""
+    return f"{model}_unanswered"
+
+
 @dataclasses.dataclass(frozen=True)
 class Predictions:
     """The rows of a split, in one order, and what the models answer.
@@ -43,12 +54,16 @@ class Predictions:
         baseline: The same of the baseline, or None where there is none.
         slices: For each feature to slice by, a string for each row; object `[N]`. A row without
             the feature has "".
+        others: The same as `candidate` of each of the other `MODELS` that has answered.
+        unanswered: Why a model could not answer, of each of `MODELS` that could not.
     """
 
     labels: np.ndarray
     candidate: np.ndarray
     baseline: np.ndarray | None
     slices: Mapping[str, np.ndarray]
+    others: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    unanswered: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def read_examples(split_uri: str) -> Iterator[tf.train.Example]:
@@ -69,7 +84,8 @@ def read_predictions(split_uri: str, slice_features: Sequence[str] = ()) -> Pred
         The rows.
     """
     labels: list[int] = []
-    probabilities: dict[str, list[Sequence[float]]] = {CANDIDATE: [], BASELINE: []}
+    probabilities: dict[str, list[Sequence[float]]] = {model: [] for model in MODELS}
+    unanswered: dict[str, str] = {}
     slices: dict[str, list[str]] = {name: [] for name in slice_features}
     for example in read_examples(split_uri):
         feature = example.features.feature
@@ -77,12 +93,21 @@ def read_predictions(split_uri: str, slice_features: Sequence[str] = ()) -> Pred
         for model, answers in probabilities.items():
             if (name := probabilities_feature(model)) in feature:
                 answers.append(feature[name].float_list.value)
+            elif (name := unanswered_feature(model)) in feature:
+                unanswered[model] = feature[name].bytes_list.value[0].decode()
         for name, values in slices.items():
             value = feature[name].bytes_list.value if name in feature else ()
             values.append(value[0].decode() if value else "")
+    found = {
+        model: np.array(answers, np.float32)
+        for model, answers in probabilities.items()
+        if answers or model == CANDIDATE
+    }
     return Predictions(
         labels=np.array(labels, np.int64),
-        candidate=np.array(probabilities[CANDIDATE], np.float32),
-        baseline=np.array(probabilities[BASELINE], np.float32) if probabilities[BASELINE] else None,
+        candidate=found.pop(CANDIDATE),
+        baseline=found.pop(BASELINE, None),
         slices={name: np.array(values, object) for name, values in slices.items()},
+        others=found,
+        unanswered=unanswered,
     )

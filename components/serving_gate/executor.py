@@ -19,7 +19,7 @@ from bert_tfx.components.exported_model import ExportedModel, exported_model
 from bert_tfx.components.model_pusher.files import sizes
 from bert_tfx.components.model_pusher.version_folder import VersionFolder
 from bert_tfx.components.predictor.predictions import read_examples
-from bert_tfx.components.serving_gate.limits import ServingLimits
+from bert_tfx.components.serving_gate.limits import ServingLimits, tolerance_of
 from bert_tfx.components.serving_gate.requests import (
     INPUTS,
     Asker,
@@ -48,10 +48,6 @@ _MARKER_FILES = {True: "INFRA_BLESSED", False: "INFRA_NOT_BLESSED"}
 _GOLDEN_ROWS = 64
 # Each signature is asked for the golden rows in requests of one row, and of as many.
 _GOLDEN_BATCHES = (1, 32)
-# By how much answers may differ from the evaluated ones, where nothing else was asked for. In few
-# bits a float's last bit, which differs with the batch, decides how a number is rounded.
-_TOLERANCE = 1e-5
-_TOLERANCES = {"bfloat16_compute": 0.02, "int8": 0.05}
 _MB = 1_000_000
 # So many problems stand in the verdict.
 _NAMED = 3
@@ -109,7 +105,7 @@ def _findings(
     model = exported_model(input_dict["model"])
     examples = read_examples(artifact_utils.get_split_uri(input_dict["predictions"], EVAL))
     golden = golden_rows(examples, _GOLDEN_ROWS)
-    tolerance = limits.serving_tolerance or _TOLERANCES.get(model.storage, _TOLERANCE)
+    tolerance = tolerance_of(model.storage, limits.serving_tolerance)
     findings: dict[str, Any] = {
         "program": installed_program(),
         "model_bytes": sum(sizes(model.path).values()),

@@ -5,6 +5,21 @@ import json
 
 from bert_tfx.schema.errors import InputError
 
+# Where nothing else was asked for. In few bits a float's last bit, which differs with the batch,
+# decides how a number is rounded.
+_TOLERANCE = 1e-5
+_TOLERANCES = {"bfloat16_compute": 0.02, "int8": 0.05}
+
+
+def tolerance_of(storage: str, asked: float | None) -> float:
+    """Returns by how much served probabilities may differ from the evaluated ones.
+
+    Args:
+        storage: What the model's matrices are held in.
+        asked: What was asked for, `serving_tolerance`.
+    """
+    return asked or _TOLERANCES.get(storage, _TOLERANCE)
+
 
 @dataclasses.dataclass(frozen=True)
 class ServingLimits:

@@ -1,4 +1,4 @@
-"""What ServingGate asks, and how: TensorFlow Serving's own stubs, both signatures."""
+"""What the gates ask a server, and how: TensorFlow Serving's own stubs, both signatures."""
 
 import dataclasses
 import random
@@ -37,6 +37,21 @@ class GoldenRow:
     probabilities: np.ndarray
 
 
+def golden_row(example: tf.train.Example, model: str) -> GoldenRow:
+    """Returns a row, and what a model answered to it.
+
+    Args:
+        example: Of what Predictor wrote.
+        model: One of the models that were asked.
+    """
+    feature = example.features.feature
+    answer = feature[probabilities_feature(model)].float_list.value
+    return GoldenRow(
+        {name: feature[name].bytes_list.value[0] for name in (TEXT_A, TEXT_B) if name in feature},
+        np.array(answer, np.float32),
+    )
+
+
 def golden_rows(examples: Iterable[tf.train.Example], number: int) -> list[GoldenRow]:
     """Draws rows, each with the same chance, and the same ones each time.
 
@@ -54,22 +69,7 @@ def golden_rows(examples: Iterable[tf.train.Example], number: int) -> list[Golde
             drawn.append(example)
         elif (place := rng.randrange(index + 1)) < number:
             drawn[place] = example
-    rows = []
-    for example in drawn:
-        feature = example.features.feature
-        rows.append(
-            GoldenRow(
-                {
-                    name: feature[name].bytes_list.value[0]
-                    for name in (TEXT_A, TEXT_B)
-                    if name in feature
-                },
-                np.array(
-                    feature[probabilities_feature(CANDIDATE)].float_list.value, dtype=np.float32
-                ),
-            )
-        )
-    return rows
+    return [golden_row(example, CANDIDATE) for example in drawn]
 
 
 class Refused(Exception):

@@ -1,7 +1,7 @@
 """TeacherAnswers: asks a teacher about each row of train, once for all trainings to come."""
 
 from tfx import types
-from tfx.dsl.components.base import base_component, executor_spec
+from tfx.dsl.components.base import base_beam_component, executor_spec
 from tfx.types import component_spec, standard_artifacts
 
 from bert_tfx.components.teacher_answers import executor
@@ -27,7 +27,7 @@ class TeacherAnswersSpec(component_spec.ComponentSpec):
     OUTPUTS = {"examples": component_spec.ChannelParameter(type=standard_artifacts.Examples)}
 
 
-class TeacherAnswers(base_component.BaseComponent):
+class TeacherAnswers(base_beam_component.BaseBeamComponent):
     """Adds a teacher's answers to the rows of train.
 
     A training then does not run the teacher, and one with another temperature, rate or student,
@@ -37,8 +37,8 @@ class TeacherAnswers(base_component.BaseComponent):
         transformed_examples: The rows, as Transform made them: `train` and `eval`.
         transform_graph: Says how to parse them.
         model: The teacher, exported; there may be none yet.
-        answers_fn: Dotted name of the function that does it, as the Trainer's `run_fn`;
-            `bert_tfx.modeling.tfx.teacher_answers` has it.
+        answers_fn: Dotted name of the function that checks the teacher and returns what loads it on
+            a worker; `bert_tfx.modeling.tfx.teacher_answers` has it.
         task: What the rows mean.
         lowercase: Whether their vocabulary is uncased.
         rows_seen: Rows that all steps of a training see together, each time they see one; None is
@@ -47,7 +47,7 @@ class TeacherAnswers(base_component.BaseComponent):
     """
 
     SPEC_CLASS = TeacherAnswersSpec
-    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
+    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(executor.Executor)
 
     def __init__(
         self,

@@ -12,7 +12,6 @@ from tfx import types
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import component_spec, standard_artifacts
 
-from bert_tfx.components.data_gate.component import DataGateReport
 from bert_tfx.components.variant_gate import executor
 from bert_tfx.components.variant_gate.limits import VariantLimits
 from bert_tfx.schema.fingerprint import source_fingerprint
@@ -36,12 +35,12 @@ class VariantGateSpec(component_spec.ComponentSpec):
         "limits": component_spec.ExecutionParameter(type=str),
         "slice_columns": component_spec.ExecutionParameter(type=str),
         "timeout": component_spec.ExecutionParameter(type=float),
+        "tolerance": component_spec.ExecutionParameter(type=float, optional=True),
         "goes_back": component_spec.ExecutionParameter(type=int),
         "fingerprint": component_spec.ExecutionParameter(type=str),
     }
     INPUTS = {
-        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
-        "data_report": component_spec.ChannelParameter(type=DataGateReport),
+        "predictions": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "variant": component_spec.ChannelParameter(type=standard_artifacts.Model),
         "before": component_spec.ChannelParameter(type=standard_artifacts.Model),
         "reference": component_spec.ChannelParameter(type=standard_artifacts.Model, optional=True),
@@ -54,14 +53,14 @@ class VariantGateSpec(component_spec.ComponentSpec):
 
 
 class VariantGate(base_component.BaseComponent):
-    """Measures a smaller model beside the one that it was made of, and lets the better go on.
+    """Judges a smaller model beside the one that it was made of, and lets the better go on.
 
-    Model servers answer all eval rows with either, and are measured in turns. A model that is not
+    Model servers must answer as the models did, and are measured in turns. A model that is not
     accepted fails nothing: the findings say why.
 
     Args:
-        examples: Their eval split is what is asked.
-        data_report: Knows which of these rows stand in train, too.
+        predictions: The eval rows with all models' answers, of a `Predictor` whose candidate is the
+            variant.
         variant: The smaller model.
         before: The model that it was made of.
         reference: The model at the head of the chain, which all are shown beside.
@@ -73,6 +72,8 @@ class VariantGate(base_component.BaseComponent):
         limits: What the variant may lose and must gain.
         slice_columns: Columns to slice by, besides length, leaked and label.
         timeout: Seconds that a server has to load a model.
+        tolerance: By how much a served probability may differ from the model's own; None is
+            `tolerance_of` its storage.
         goes_back: Whether the model before goes on where the variant is refused.
     """
 
@@ -82,8 +83,7 @@ class VariantGate(base_component.BaseComponent):
     def __init__(
         self,
         *,
-        examples: types.BaseChannel,
-        data_report: types.BaseChannel,
+        predictions: types.BaseChannel,
         variant: types.BaseChannel,
         before: types.BaseChannel,
         reference: types.BaseChannel | None = None,
@@ -95,12 +95,12 @@ class VariantGate(base_component.BaseComponent):
         limits: VariantLimits,
         slice_columns: Sequence[str],
         timeout: float,
+        tolerance: float | None = None,
         goes_back: bool,
     ) -> None:
         super().__init__(
             VariantGateSpec(
-                examples=examples,
-                data_report=data_report,
+                predictions=predictions,
                 variant=variant,
                 before=before,
                 reference=reference,
@@ -112,6 +112,7 @@ class VariantGate(base_component.BaseComponent):
                 limits=limits.to_json(),
                 slice_columns=json.dumps(list(slice_columns)),
                 timeout=timeout,
+                tolerance=tolerance,
                 goes_back=int(goes_back),
                 fingerprint=source_fingerprint(executor.__name__),
                 findings=types.Channel(type=VariantFindings),

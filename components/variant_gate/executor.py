@@ -1,6 +1,7 @@
 """Executor of VariantGate."""
 
 import dataclasses
+import itertools
 import json
 import logging
 import math
@@ -8,29 +9,33 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+import tensorflow as tf
 from tfx import types
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
-from bert_tfx.components.data_gate.repeats import read_leaked_eval_rows
 from bert_tfx.components.exported_model import ExportedModel, exported_model
 from bert_tfx.components.model_pusher.files import copy_folder, sizes
 from bert_tfx.components.model_pusher.version_folder import ABOUT_FILE
 from bert_tfx.components.predictor.predictions import (
+    CANDIDATE,
+    CONTROL,
     LEAKED,
     MODEL_SLICES,
+    REFERENCE,
     Predictions,
     read_examples,
+    read_predictions,
 )
 from bert_tfx.components.promotion_gate.metrics import accuracy_estimate
+from bert_tfx.components.serving_gate.limits import tolerance_of
 from bert_tfx.components.serving_gate.requests import (
-    INPUTS,
     SERVING_DEFAULT,
     Asker,
     Refused,
-    checked_probabilities,
+    golden_row,
+    largest_difference,
 )
 from bert_tfx.components.serving_gate.served import all_served, as_row, measure_in_turns
 from bert_tfx.components.variant_gate.judgement import (
@@ -42,32 +47,20 @@ from bert_tfx.components.variant_gate.judgement import (
 )
 from bert_tfx.components.variant_gate.limits import FINDINGS_FILE, VARIANT_NAME, VariantLimits
 from bert_tfx.schema.errors import InputError
-from bert_tfx.schema.tasks import EVAL, LABEL, SOURCE_ROW, Task
+from bert_tfx.schema.tasks import EVAL, SOURCE_ROW, Task
 from bert_tfx.serving.errors import BadAnswer, ServingError
-
-REFERENCE = "reference"
-CONTROL = "control"
+from bert_tfx.serving.server.process import ServerProcess
 
 _logger = logging.getLogger(__name__)
 
-_SLICE_SIGNATURE = "slice_features"
-_BATCH_ROWS = 128
-# So many rows are asked for when speed is measured.
-_MEASURED_ROWS = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class _Rows:
-    """The eval rows: texts by feature, class indices, and what each is sliced by and called."""
-
-    texts: Sequence[Mapping[str, bytes]]
-    labels: np.ndarray
-    slices: Mapping[str, np.ndarray]
-    names: Sequence[str]
+# So many rows are asked for when a server's answers are checked, and when its speed is measured.
+_SERVED_ROWS = 64
+# What Predictor has asked the models as, by what they are called here.
+_ASKED_AS = {VARIANT: CANDIDATE, BEFORE: BEFORE, REFERENCE: REFERENCE, CONTROL: CONTROL}
 
 
 class Executor(base_executor.BaseExecutor):
-    """Asks servers of the models, compares, writes the findings and the model that goes on."""
+    """Compares the answers, measures servers, writes the findings and the model that goes on."""
 
     def Do(
         self,
@@ -78,15 +71,15 @@ class Executor(base_executor.BaseExecutor):
         """Judges the variant.
 
         Args:
-            input_dict: `examples`, `data_report`, `variant`, `before`, and perhaps `reference` and
-                `control`.
+            input_dict: `predictions`, `variant`, `before`, and perhaps `reference` and `control`.
             output_dict: `findings`; `model`, a copy of the model that goes on.
             exec_properties: `task`, `settings`, `limits`, `slice_columns` (JSON), `step` and `head`
-                (names), `timeout` (seconds that a server has to load), `goes_back` (0 or 1).
+                (names), `timeout` (seconds that a server has to load), perhaps `tolerance` (of a
+                served probability), `goes_back` (0 or 1).
 
         Raises:
-            InputError: If a server cannot load the model before, or the models do not answer the
-                same question.
+            InputError: If the model before cannot be loaded or served, or the models do not answer
+                the same question.
         """
         task = Task.from_json(exec_properties["task"])
         before = artifact_utils.get_single_instance(input_dict[BEFORE])
@@ -99,16 +92,28 @@ class Executor(base_executor.BaseExecutor):
             models[CONTROL] = exported_model(input_dict[CONTROL])
             names[CONTROL] = f"{step}, not taught"
         _check_comparable(models, names)
-        rows = _read_rows(
-            artifact_utils.get_split_uri(input_dict["examples"], EVAL),
-            artifact_utils.get_single_uri(input_dict["data_report"]),
-            task,
-            json.loads(exec_properties["slice_columns"]),
-        )
+        split_uri = artifact_utils.get_split_uri(input_dict["predictions"], EVAL)
+        features = (LEAKED, *json.loads(exec_properties["slice_columns"]), *MODEL_SLICES)
+        predictions = read_predictions(split_uri, (*features, SOURCE_ROW))
         limits = VariantLimits.from_json(exec_properties["limits"])
-        measured, judgement = _measure(
-            models, names, rows, task, limits, exec_properties["timeout"]
-        )
+        measured: dict[str, dict[str, Any]] = {
+            key: {"name": names[key], **_about(model.path)} for key, model in models.items()
+        }
+        problems = {
+            key: predictions.unanswered[_ASKED_AS[key]]
+            for key in models
+            if _ASKED_AS[key] in predictions.unanswered
+        }
+        if not problems:
+            rows = list(itertools.islice(read_examples(split_uri), _SERVED_ROWS))
+            problems = _serve(models, rows, task, measured, exec_properties)
+        for key, problem in problems.items():
+            if key != VARIANT:
+                raise InputError(f"{names[key]} cannot be compared with: {problem}")
+        if problems:
+            judgement = unusable(names[VARIANT], problems[VARIANT])
+        else:
+            judgement = _judge(predictions, features, names, task, limits, measured)
         _logger.log(
             logging.INFO if judgement.accepted else logging.WARNING, "%s", judgement.verdict
         )
@@ -120,7 +125,7 @@ class Executor(base_executor.BaseExecutor):
             "reasons": judgement.reasons,
             "warnings": judgement.warnings,
             "limits": dataclasses.asdict(limits),
-            "rows": len(rows.labels),
+            "rows": len(predictions.labels),
             "models": measured,
             "speedup": judgement.speedup,
             "comparison": judgement.comparison and dataclasses.asdict(judgement.comparison),
@@ -148,95 +153,79 @@ def _check_comparable(models: Mapping[str, ExportedModel], names: Mapping[str, s
                 )
 
 
-def _read_rows(
-    split_uri: str, data_report_uri: str, task: Task, slice_columns: Sequence[str]
-) -> _Rows:
-    leaked = read_leaked_eval_rows(data_report_uri)
-    texts: list[Mapping[str, bytes]] = []
-    labels: list[int] = []
-    slices: dict[str, list[str]] = {LEAKED: [], **{name: [] for name in slice_columns}}
-    names = []
-    for example in read_examples(split_uri):
-        feature = example.features.feature
-        texts.append({name: feature[name].bytes_list.value[0] for name in task.text_features})
-        labels.append(feature[LABEL].int64_list.value[0])
-        source_row = feature[SOURCE_ROW].bytes_list.value[0]
-        names.append(source_row.decode())
-        slices[LEAKED].append("yes" if source_row in leaked else "no")
-        for name in slice_columns:
-            value = feature[name].bytes_list.value if name in feature else ()
-            slices[name].append(value[0].decode() if value else "")
-    return _Rows(
-        texts,
-        np.array(labels, np.int64),
-        {name: np.array(values, object) for name, values in slices.items()},
-        names,
-    )
-
-
-def _measure(
+def _serve(
     models: Mapping[str, ExportedModel],
+    rows: Sequence[tf.train.Example],
+    task: Task,
+    measured: Mapping[str, dict[str, Any]],
+    exec_properties: Mapping[str, Any],
+) -> dict[str, str]:
+    """Serves all models at a time; measures them in turns, or returns what is wrong with which."""
+    asked = exec_properties.get("tolerance")
+    paths = {key: model.path for key, model in models.items()}
+    problems, targets = {}, {}
+    with all_served(paths, exec_properties["timeout"]) as servers:
+        for key, server in servers.items():
+            tolerance = tolerance_of(models[key].storage, asked)
+            try:
+                targets[key] = _checked(server, rows, _ASKED_AS[key], task.labels, tolerance)
+            except (ServingError, Refused, BadAnswer) as error:
+                problems[key] = str(error)
+        if not problems:
+            texts = [as_row(golden_row(row, CANDIDATE).texts) for row in rows]
+            for key, load in measure_in_turns(targets, texts).items():
+                measured[key]["load"] = load
+    return problems
+
+
+def _checked(
+    server: ServerProcess | ServingError,
+    rows: Sequence[tf.train.Example],
+    model: str,
+    labels: Sequence[str],
+    tolerance: float,
+) -> str:
+    """Returns the address of a server that answers as the model did when it was asked."""
+    if isinstance(server, ServingError):
+        raise server
+    golden = [golden_row(row, model) for row in rows]
+    with Asker(server.target) as asker:
+        differs = largest_difference(asker, SERVING_DEFAULT, golden, labels, _SERVED_ROWS)
+    if differs > tolerance:
+        raise BadAnswer(
+            f"a server answers an eval row with a probability that is {differs:.2g} off the "
+            f"model's own ({tolerance:g} is allowed)"
+        )
+    return server.target
+
+
+def _judge(
+    predictions: Predictions,
+    features: Sequence[str],
     names: Mapping[str, str],
-    rows: _Rows,
     task: Task,
     limits: VariantLimits,
-    timeout: float,
-) -> tuple[dict[str, Any], Judgement]:
-    """Serves all models at a time, asks each for all rows, and measures them in turns."""
-    measured: dict[str, dict[str, Any]] = {
-        key: {"name": names[key], **_about(model.path)} for key, model in models.items()
-    }
-    answers: dict[str, np.ndarray] = {}
-    slices = dict(rows.slices)
-    with all_served({key: model.path for key, model in models.items()}, timeout) as servers:
-        targets = {}
-        for key, server in servers.items():
-            try:
-                if isinstance(server, ServingError):
-                    raise server
-                with Asker(server.target) as asker:
-                    answers[key] = _ask(asker, rows.texts, task.labels)
-                    if key == BEFORE:
-                        slices |= _ask_slices(asker, rows.texts)
-            except (ServingError, Refused, BadAnswer) as error:
-                if key == VARIANT:
-                    return measured, unusable(names[VARIANT], str(error))
-                raise InputError(f"{names[key]} cannot be compared with: {error}") from error
-            targets[key] = server.target
-        load = measure_in_turns(targets, [as_row(texts) for texts in rows.texts[:_MEASURED_ROWS]])
+    measured: Mapping[str, dict[str, Any]],
+) -> Judgement:
+    """Adds the accuracies to what was measured, and judges the variant."""
+    answers = {CANDIDATE: predictions.candidate, **predictions.others}
     for key, found in measured.items():
-        right = int((answers[key].argmax(axis=1) == rows.labels).sum())
-        found["accuracy"] = dataclasses.asdict(accuracy_estimate(right, len(rows.labels)))
-        found["load"] = load[key]
-    return measured, judge(
-        Predictions(rows.labels, answers[VARIANT], answers[BEFORE], slices),
+        right = int((answers[_ASKED_AS[key]].argmax(axis=1) == predictions.labels).sum())
+        found["accuracy"] = dataclasses.asdict(accuracy_estimate(right, len(predictions.labels)))
+    return judge(
+        Predictions(
+            predictions.labels,
+            predictions.candidate,
+            predictions.others[BEFORE],
+            {name: predictions.slices[name] for name in features},
+        ),
         task.labels,
         measured,
         limits,
         name=names[VARIANT],
         of=names[BEFORE],
-        row_names=rows.names,
+        row_names=predictions.slices[SOURCE_ROW].tolist(),
     )
-
-
-def _ask(asker: Asker, texts: Sequence[Mapping[str, bytes]], labels: Sequence[str]) -> np.ndarray:
-    parts = []
-    for start in range(0, len(texts), _BATCH_ROWS):
-        part = texts[start : start + _BATCH_ROWS]
-        outputs = asker.ask(SERVING_DEFAULT, INPUTS[SERVING_DEFAULT](part))
-        parts.append(checked_probabilities(outputs, len(part), labels))
-    return np.concatenate(parts) if parts else np.zeros((0, len(labels)), np.float32)
-
-
-def _ask_slices(asker: Asker, texts: Sequence[Mapping[str, bytes]]) -> dict[str, np.ndarray]:
-    """Returns what the model says of the rows' lengths."""
-    parts: dict[str, list[str]] = {name: [] for name in MODEL_SLICES}
-    for start in range(0, len(texts), _BATCH_ROWS):
-        part = texts[start : start + _BATCH_ROWS]
-        outputs = asker.ask(_SLICE_SIGNATURE, INPUTS[SERVING_DEFAULT](part))
-        for name, values in parts.items():
-            values += [value.decode() for value in outputs[name]]
-    return {name: np.array(values, object) for name, values in parts.items()}
 
 
 def _about(path: str) -> dict[str, int]:

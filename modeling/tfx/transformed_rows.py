@@ -1,6 +1,6 @@
 """Transformed examples to rows in memory, for a training within the pipeline."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,14 +37,27 @@ def read_rows(file_patterns: Sequence[str], transform_output: tft.TFTransformOut
     Returns:
         The rows, in the order of the sorted file names.
     """
-    spec = transform_output.transformed_feature_spec()
+    return _rows(_parsed(_files(file_patterns), transform_output.transformed_feature_spec()))
+
+
+def rows_of(records: tf.Tensor, transform_output: tft.TFTransformOutput) -> Rows:
+    """Returns transformed examples as rows.
+
+    Args:
+        records: The serialized examples, string `[rows]`.
+        transform_output: Says how to parse them.
+    """
+    return _rows([tf.io.parse_example(records, transform_output.transformed_feature_spec())])
+
+
+def _rows(batches: Iterable[Mapping[str, Any]]) -> Rows:
     tokens, segments, lengths, labels = [], [], [], []
-    for parsed in _parsed(_files(file_patterns), spec):
+    for parsed in batches:
         ragged = parsed[TOKEN_IDS]
         tokens.append(ragged.values.numpy().astype(np.int32))
         lengths.append(ragged.row_lengths().numpy())
         labels.append(parsed[LABEL].numpy().astype(np.int32))
-        if SEGMENT_IDS in spec:
+        if SEGMENT_IDS in parsed:
             segments.append(parsed[SEGMENT_IDS].values.numpy().astype(np.int32))
     return Rows(
         token_ids=np.concatenate(tokens),

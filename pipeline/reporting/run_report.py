@@ -86,7 +86,7 @@ def run_content(
     }
     # Of a trained model that was made smaller after, the last one that was good enough went on.
     predictor = run.node("Predictor")
-    if predictor and (evaluated := predictor.inputs.get("model")):
+    if predictor and (evaluated := predictor.inputs.get("candidate")):
         sources[MODEL] = evaluated[0]
     kept = _kept(output_dir, run)
     facts = _facts(run, error or (kept.get("run") or {}).get("error"))

@@ -2,6 +2,9 @@
 
 import gzip
 import os
+import pathlib
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -40,7 +43,7 @@ def models(tmp_path_factory, model_artifact):
 
 @pytest.fixture
 def predict(tmp_path):
-    def predict(examples, *models) -> str:
+    def predict(examples, **models):
         predictions = standard_artifacts.Examples()
         predictions.uri = str(tmp_path / "predictions")
         context = Executor.Context(
@@ -55,8 +58,7 @@ def predict(tmp_path):
         inputs = {
             "examples": [examples],
             "data_report": [report],
-            "model": [models[0]],
-            "baseline_model": [*models[1:]],
+            **{key: [model] for key, model in models.items()},
         }
         Executor(context).Do(inputs, {"predictions": [predictions]}, {})
         return predictions
@@ -71,7 +73,7 @@ def asked(model, texts) -> np.ndarray:
 
 def test_each_row_has_both_models_answers(tmp_path, rows, models, write_examples, predict):
     examples = write_examples(tmp_path / "examples", rows, files=3)
-    predictions = predict(examples, *models)
+    predictions = predict(examples, candidate=models[0], baseline=models[1])
     assert predictions.split_names == '["eval"]'
     split = tmp_path / "predictions" / "Split-eval"
     assert sorted(path.name for path in split.iterdir()) == sorted(
@@ -101,14 +103,14 @@ def test_each_row_has_both_models_answers(tmp_path, rows, models, write_examples
 def test_without_a_baseline_there_are_only_the_candidates_answers(
     tmp_path, rows, models, write_examples, predict
 ):
-    predict(write_examples(tmp_path / "examples", rows[:5]), models[0])
+    predict(write_examples(tmp_path / "examples", rows[:5]), candidate=models[0])
     read = read_predictions(str(tmp_path / "predictions" / "Split-eval"))
     assert read.candidate.shape == (5, 2)
     assert read.baseline is None
 
 
 def test_rows_without_a_file_become_no_rows(tmp_path, rows, models, write_examples, predict):
-    predict(write_examples(tmp_path / "examples", []), models[0])
+    predict(write_examples(tmp_path / "examples", []), candidate=models[0])
     read = read_predictions(str(tmp_path / "predictions" / "Split-eval"))
     assert read.labels.shape == (0,)
 
@@ -118,7 +120,8 @@ def test_models_of_other_texts_are_not_compared(
 ):
     pairs = model_artifact(tmp_path / "pairs", "lcqmc")
     with pytest.raises(InputError, match="the last blessed model has the texts text_a, text_b"):
-        predict(write_examples(tmp_path / "examples", rows), models[0], pairs)
+        examples = write_examples(tmp_path / "examples", rows)
+        predict(examples, candidate=models[0], baseline=pairs)
     assert not (tmp_path / "predictions").exists()
 
 
@@ -128,4 +131,62 @@ def test_a_worker_that_cannot_compute_a_model_says_so(
     monkeypatch.setattr(int8_products, "_are_computed", lambda: False)
     narrow = model_artifact(tmp_path / "narrow", storage="int8")
     with pytest.raises(InputError, match="TensorFlow cannot multiply in 8 bits here"):
-        predict(write_examples(tmp_path / "examples", rows), narrow)
+        predict(write_examples(tmp_path / "examples", rows), candidate=narrow)
+
+
+def test_rows_are_described_by_the_model_before(
+    tmp_path, rows, models, model_artifact, write_examples, predict
+):
+    short = model_artifact(tmp_path / "short", max_length=8)
+    examples = write_examples(tmp_path / "examples", rows)
+    predict(examples, candidate=short, before=models[0], control=models[1])
+    read = read_predictions(str(tmp_path / "predictions" / "Split-eval"), ("truncated",))
+    assert (read.slices["truncated"] == "yes").sum() == 1
+    assert read.baseline is None
+    assert not read.unanswered
+    texts = [row["text_a"] for row in rows]
+    np.testing.assert_allclose(read.candidate, asked(short, texts), atol=1e-6)
+    assert list(read.others) == ["before", "control"]
+    np.testing.assert_allclose(read.others["before"], asked(models[0], texts), atol=1e-6)
+    np.testing.assert_allclose(read.others["control"], asked(models[1], texts), atol=1e-6)
+
+
+@pytest.fixture
+def broken(tmp_path, models):
+    """A model whose weights are cut off."""
+    artifact = standard_artifacts.Model()
+    artifact.uri = str(tmp_path / "broken")
+    shutil.copytree(models[0].uri, artifact.uri)
+    (weights,) = pathlib.Path(artifact.uri).rglob("variables.data-*")
+    weights.write_bytes(weights.read_bytes()[:100])
+    return artifact
+
+
+def test_beside_the_model_before_a_broken_one_stops_nothing(
+    tmp_path, rows, models, write_examples, predict, broken
+):
+    predict(
+        write_examples(tmp_path / "examples", rows, files=2), candidate=broken, before=models[0]
+    )
+    read = read_predictions(str(tmp_path / "predictions" / "Split-eval"), ("truncated",))
+    assert list(read.unanswered) == ["candidate"]
+    assert re.match(r"its export cannot be asked: \w+: .", read.unanswered["candidate"])
+    assert read.candidate.size == 0
+    assert read.others["before"].shape == (len(rows), 2)
+    assert (read.slices["truncated"] == "yes").sum() == 1
+
+
+def test_a_broken_candidate_stops_the_run(tmp_path, rows, write_examples, predict, broken):
+    # TensorFlow's own error, and its releases have several.
+    with pytest.raises(Exception, match=r"(?i)bytes|data"):
+        predict(write_examples(tmp_path / "examples", rows), candidate=broken)
+    assert not list((tmp_path / "predictions" / "Split-eval").iterdir())
+
+
+def test_a_model_of_other_texts_is_told_of(
+    tmp_path, rows, models, model_artifact, write_examples, predict
+):
+    pairs = model_artifact(tmp_path / "pairs", "lcqmc")
+    predict(write_examples(tmp_path / "examples", rows), candidate=pairs, before=models[0])
+    read = read_predictions(str(tmp_path / "predictions" / "Split-eval"))
+    assert "text_b" in read.unanswered["candidate"]

@@ -1,13 +1,17 @@
 """TeacherAnswers: answers the rows of train, or copies them where few are seen."""
 
+import functools
 import os
 import pathlib
 import sys
 import types
 
+import numpy as np
 import pytest
+import tensorflow as tf
 from tfx.types import artifact_utils, standard_artifacts
 
+from bert_tfx.components.predictor.predictions import read_examples
 from bert_tfx.components.teacher_answers.executor import Executor
 from bert_tfx.schema.tasks import TASKS
 
@@ -21,17 +25,26 @@ def transformed(tmp_path, write_examples):
     return artifact
 
 
+def load_made_up(name):
+    """What it answers to a row is its label."""
+
+    def answer(records):
+        parsed = tf.io.parse_example(records, {"label": tf.io.FixedLenFeature([1], tf.int64)})
+        return {name: parsed["label"].numpy().astype(np.float32)}
+
+    return answer
+
+
 @pytest.fixture
 def answer(tmp_path, transformed, monkeypatch):
-    """Runs the executor with a function that writes no answers; returns what it was called with."""
+    """Runs the executor with a made-up teacher; returns how that was named, and the examples."""
 
     def answer(*, model="model", **properties):
         calls = []
 
         def answers_fn(**given):
             calls.append(given)
-            for source, target in given["files"].items():
-                pathlib.Path(target).write_text(f"answers to {pathlib.Path(source).name}")
+            return functools.partial(load_made_up, "answer")
 
         module = types.ModuleType("made_up_answers")
         module.answers_fn = answers_fn
@@ -42,7 +55,12 @@ def answer(tmp_path, transformed, monkeypatch):
         examples.uri = str(tmp_path / "answered")
         (tmp_path / "model" / "Format-Serving").mkdir(parents=True)
         (tmp_path / "model" / "Format-Serving" / "saved_model.pb").touch()
-        Executor().Do(
+        context = Executor.Context(
+            beam_pipeline_args=["--runner=FnApiRunner", "--direct_running_mode=in_memory"],
+            tmp_dir=str(tmp_path / "tmp"),
+            unique_id="1",
+        )
+        Executor(context).Do(
             {
                 "transformed_examples": [transformed],
                 "transform_graph": [graph],
@@ -70,8 +88,15 @@ def test_train_is_answered_and_eval_copied(answer, transformed, tmp_path):
     ((call,), examples) = answer()
     assert artifact_utils.decode_split_names(examples.split_names) == ["train", "eval"]
     assert content(examples, "eval") == content(transformed, "eval")
-    names = sorted(content(transformed, "train"))
-    assert content(examples, "train") == {name: f"answers to {name}".encode() for name in names}
+    assert content(examples, "train").keys() == content(transformed, "train").keys()
+    split = artifact_utils.get_split_uri([examples], "train")
+    answered = [example.features.feature for example in read_examples(split)]
+    assert [feature["label"].int64_list.value[0] for feature in answered] == [0, 2, 4, 1, 3]
+    for feature in answered:
+        assert feature["answer"].float_list.value == feature["label"].int64_list.value
+    assert sorted(path.name for path in (tmp_path / "answered").iterdir()) == [
+        *("Split-eval", "Split-train"),
+    ]
     assert call["model"] == str(tmp_path / "model" / "Format-Serving")
     assert call["transform_graph"] == str(tmp_path / "graph")
     assert call["task"] == TASKS["sst2"]

@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import pathlib
+import re
 import shutil
 import threading
 
@@ -15,6 +16,7 @@ from tfx.types import standard_artifacts
 
 from bert_tfx.components.data_gate import checks
 from bert_tfx.components.data_gate.component import DataGateReport
+from bert_tfx.components.predictor import executor as predictor
 from bert_tfx.components.serving_gate import served
 from bert_tfx.components.variant_gate import executor
 from bert_tfx.components.variant_gate.component import VariantFindings
@@ -63,25 +65,45 @@ def running():
 
 
 @pytest.fixture
-def gate(tmp_path, examples, running, monkeypatch):
-    """Runs the gate; returns the findings and the model that goes on."""
-    monkeypatch.setattr(served, "one_model_server", running)
-    monkeypatch.setattr(served, "_TURN_SECONDS", 0.1)
-    monkeypatch.setattr(served, "_TURNS", 1)
+def predict(tmp_path, examples):
+    """Asks the models about the rows."""
 
-    def gate(variant, before, *, goes_back=True, limits=None, **others):
-        report = DataGateReport()
-        report.uri = str(tmp_path / "report")
+    def predict(variant, **others):
+        report, predictions = DataGateReport(), standard_artifacts.Examples()
+        report.uri, predictions.uri = str(tmp_path / "report"), str(tmp_path / "predictions")
         os.makedirs(report.uri)
         leaked = os.path.join(report.uri, checks.LEAKED_EVAL_ROWS_FILE)
         with gzip.open(leaked, "wt", encoding="utf-8") as file:
             file.write("dev.tsv:4\n")
+        context = predictor.Executor.Context(
+            beam_pipeline_args=["--runner=FnApiRunner", "--direct_running_mode=in_memory"],
+            tmp_dir=str(tmp_path / "tmp"),
+            unique_id="1",
+        )
+        inputs = {"examples": examples, "data_report": report, "candidate": variant, **others}
+        predictor.Executor(context).Do(
+            {key: [artifact] for key, artifact in inputs.items()},
+            {"predictions": [predictions]},
+            {},
+        )
+        return predictions
+
+    return predict
+
+
+@pytest.fixture
+def gate(tmp_path, predict, running, monkeypatch):
+    """Asks the models and runs the gate; returns the findings and the model that goes on."""
+    monkeypatch.setattr(served, "one_model_server", running)
+    monkeypatch.setattr(served, "_TURN_SECONDS", 0.1)
+    monkeypatch.setattr(served, "_TURNS", 1)
+
+    def gate(variant, before, *, goes_back=True, limits=None, tolerance=None, **others):
         findings, model = VariantFindings(), standard_artifacts.Model()
         findings.uri, model.uri = str(tmp_path / "findings"), str(tmp_path / "model")
         executor.Executor().Do(
             {
-                "examples": [examples],
-                "data_report": [report],
+                "predictions": [predict(variant, before=before, **others)],
                 "variant": [variant],
                 "before": [before],
                 **{name: [other] for name, other in others.items()},
@@ -95,6 +117,7 @@ def gate(tmp_path, examples, running, monkeypatch):
                 "limits": VariantLimits(**(limits or {})).to_json(),
                 "slice_columns": '["genre"]',
                 "timeout": 120.0,
+                "tolerance": tolerance,
                 "goes_back": int(goes_back),
             },
         )
@@ -164,28 +187,81 @@ def test_size_is_of_the_export_and_the_head_is_shown_beside(gate, models):
     assert found["models"]["reference"]["parameters"] > found["models"]["variant"]["parameters"]
 
 
-def test_variant_that_no_server_can_load_is_refused(gate, models, tmp_path):
+@pytest.fixture
+def broken(models, tmp_path):
+    """A model whose weights are cut off."""
     broken = standard_artifacts.Model()
     broken.uri = str(tmp_path / "broken")
     shutil.copytree(models[1].uri, broken.uri)
     (weights,) = pathlib.Path(broken.uri).rglob("variables.data-*")
     weights.write_bytes(weights.read_bytes()[:100])
+    return broken
+
+
+def test_variant_that_cannot_be_asked_is_refused(gate, models, broken):
     found, model = gate(broken, models[1])
     assert not found["accepted"]
+    assert found["reasons"][0].startswith("Student cannot be used: its export cannot be asked: ")
+    assert found["comparison"] is None
+    assert found["rows"] == 60
+    assert list(found["models"]) == ["before", "variant"]
+    assert files_of(model) == files_of(models[1])
+
+
+def test_model_before_that_cannot_be_asked_is_an_error(gate, models, broken):
+    message = r"^teacher cannot be compared with: its export cannot be asked: "
+    with pytest.raises(InputError, match=message):
+        gate(models[1], broken)
+
+
+@pytest.fixture
+def serve_instead(running, monkeypatch):
+    """Has a server load another model in place of one."""
+
+    def serve_instead(of, other):
+        paths = {f"{of.uri}/Format-Serving": f"{other.uri}/Format-Serving"}
+
+        def serve(path, *, timeout):
+            return running(paths.get(path, path), timeout=timeout)
+
+        monkeypatch.setattr(served, "one_model_server", serve)
+
+    return serve_instead
+
+
+def test_variant_that_no_server_can_load_is_refused(gate, models, broken, serve_instead):
+    serve_instead(models[2], broken)
+    found, model = gate(models[2], models[1])
+    assert not found["accepted"]
     assert found["reasons"][0].startswith("Student cannot be used: ")
+    assert "its export" not in found["reasons"][0]
     assert found["comparison"] is None
     assert files_of(model) == files_of(models[1])
 
 
 @pytest.mark.slow
-def test_model_before_that_no_server_can_load_is_an_error(gate, models, tmp_path):
-    broken = standard_artifacts.Model()
-    broken.uri = str(tmp_path / "broken")
-    shutil.copytree(models[1].uri, broken.uri)
-    (weights,) = pathlib.Path(broken.uri).rglob("variables.data-*")
-    weights.write_bytes(weights.read_bytes()[:100])
+def test_model_before_that_no_server_can_load_is_an_error(gate, models, broken, serve_instead):
+    serve_instead(models[2], broken)
     with pytest.raises(InputError, match=r"^teacher cannot be compared with: "):
-        gate(models[1], broken)
+        gate(models[1], models[2])
+
+
+def test_variant_that_a_server_answers_for_otherwise_is_refused(gate, models, serve_instead):
+    serve_instead(models[1], models[2])
+    found, _ = gate(models[1], models[2])
+    assert not found["accepted"]
+    assert re.fullmatch(
+        r"Student cannot be used: a server answers an eval row with a probability that is 0\.\d+ "
+        r"off the model's own \(1e-05 is allowed\)\.",
+        found["reasons"][0],
+    )
+
+
+def test_tolerance_can_be_asked_for(gate, models, serve_instead):
+    serve_instead(models[1], models[2])
+    found, _ = gate(models[1], models[2], tolerance=1.0)
+    assert found["accepted"], found["verdict"]
+    assert found["models"]["variant"]["accuracy"]["value"] == 1
 
 
 def test_models_of_other_questions_are_refused(gate, models, model_artifact, tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import glob
 import pathlib
+import pickle
 
 import keras
 import numpy as np
@@ -13,7 +14,7 @@ from bert_tfx.modeling.encoders.bert import BertEncoder
 from bert_tfx.modeling.encoders.classifier import TextClassifier
 from bert_tfx.modeling.export.trained_model import TrainedModel
 from bert_tfx.modeling.tfx.teacher_answers import answers_fn
-from bert_tfx.modeling.tfx.transformed_rows import TEACHER_LOGITS, read_rows, read_teacher_logits
+from bert_tfx.modeling.tfx.transformed_rows import TEACHER_LOGITS, read_rows
 from bert_tfx.modeling.training.fine_tuning import predict_rows
 from bert_tfx.modeling.training.train_step import predictor
 from bert_tfx.schema.errors import InputError
@@ -49,42 +50,44 @@ def teacher(tmp_path_factory, vocab_file):
 
 
 @pytest.fixture
-def ask(single, teacher, tmp_path):
-    """Asks the teacher about the rows of `single`; returns where the copy is."""
-    transform_output, pattern = single
+def records(single):
+    """The examples of `single`, serialized."""
+    (path,) = glob.glob(single[1])
+    (batch,) = tf.data.TFRecordDataset(path, "GZIP").batch(100)
+    return batch
 
-    def ask(**changes):
-        (source,) = glob.glob(pattern)
-        target = tmp_path / pathlib.Path(source).name
+
+@pytest.fixture
+def check(single, teacher):
+    """Checks the teacher; returns what loads it."""
+
+    def check(**changes):
+        graph = pathlib.Path(single[0].transform_savedmodel_dir).parent
         given = {"model": str(teacher[0]), "task": TASKS["sst2"], "lowercase": True}
-        graph = pathlib.Path(transform_output.transform_savedmodel_dir).parent
-        files = {source: str(target)}
-        answers_fn(**given | {"transform_graph": str(graph), "files": files} | changes)
-        return source, target
+        return answers_fn(**given | {"transform_graph": str(graph)} | changes)
 
-    return ask
+    return check
 
 
-def examples(path):
-    for record in tf.data.TFRecordDataset(str(path), "GZIP"):
-        yield tf.train.Example.FromString(record.numpy())
+@pytest.fixture
+def load(check):
+    """Loads the teacher as on a worker, which is sent how to."""
+    return lambda **changes: pickle.loads(pickle.dumps(check(**changes)))()
 
 
-def test_answers_are_those_of_the_teacher(ask, single, teacher):
-    _, target = ask()
+def test_answers_are_those_of_the_teacher(load, records, single, teacher):
+    answers = load()(records)
+    assert list(answers) == [TEACHER_LOGITS]
+    assert answers[TEACHER_LOGITS].dtype == np.float32
     rows = read_rows([single[1]], single[0])
-    answers = read_teacher_logits([str(target)], 2)
-    assert answers.dtype == np.float32
-    np.testing.assert_array_equal(answers, predict_rows(predictor(teacher[1]), rows))
+    expected = predict_rows(predictor(teacher[1]), rows)
+    np.testing.assert_array_equal(answers[TEACHER_LOGITS], expected)
 
 
-def test_nothing_else_is_changed(ask):
-    source, target = ask()
-    answered = list(examples(target))
-    assert len(answered) == 4
-    for example in answered:
-        del example.features.feature[TEACHER_LOGITS]
-    assert answered == list(examples(source))
+def test_answers_do_not_depend_on_the_batch(load, records):
+    answer = load()
+    parts = [answer(records[start : start + 1])[TEACHER_LOGITS] for start in range(len(records))]
+    np.testing.assert_allclose(np.concatenate(parts), answer(records)[TEACHER_LOGITS], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -98,15 +101,14 @@ def test_nothing_else_is_changed(ask):
         ),
     ],
 )
-def test_teacher_that_does_not_fit(ask, tmp_path, changes, message):
+def test_teacher_that_does_not_fit(check, changes, message):
     with pytest.raises(InputError, match=message):
-        ask(**changes)
-    assert not list(tmp_path.iterdir())
+        check(**changes)
 
 
-def test_teacher_with_too_few_positions(ask, tmp_path_factory, tmp_path, vocab_file):
-    folder, _ = make_teacher(tmp_path_factory.mktemp("short"), vocab_file, 7)
+def test_teacher_with_too_few_positions(load, records, tmp_path, vocab_file):
+    folder, _ = make_teacher(tmp_path, vocab_file, 7)
+    answer = load(model=str(folder))
     message = r"the teacher has positions for 7 tokens, and the student reads rows of up to 8: set"
     with pytest.raises(InputError, match=message):
-        ask(model=str(folder))
-    assert not list(tmp_path.iterdir())
+        answer(records)

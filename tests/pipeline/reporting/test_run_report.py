@@ -195,7 +195,7 @@ def test_exported_model_is_the_one_that_was_evaluated(output):
     folder = output()
     assert exported(folder).endswith("Trainer/model")
     sources = made_up_run.MadeUpRun(folder / "second").write()
-    inputs = {"Predictor": {"model": "statistics"}}
+    inputs = {"Predictor": {"candidate": "statistics"}}
     made_up_run.Records(folder).add_run("two", sources, inputs=inputs)
     assert exported(folder) == sources["statistics"].uri
 

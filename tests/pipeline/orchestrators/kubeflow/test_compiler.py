@@ -97,8 +97,11 @@ def test_resolvers_are_containers_that_are_given_the_candidate(documents, contai
         assert given["taskOutputArtifact"]["producerTask"] == producer
         assert containers[name]["image"] == "registry/bert-tfx:1"
     wanted = {"producerTask": "baseline", "outputArtifactKey": "model"}
-    for name in ("predictor", "evaluator", "promotion-gate"):
-        given = tasks[name]["inputs"]["artifacts"]["baseline_model"]
+    for name, key in (
+        ("predictor", "baseline"),
+        *dict.fromkeys(("evaluator", "promotion-gate"), "baseline_model").items(),
+    ):
+        given = tasks[name]["inputs"]["artifacts"][key]
         assert given["taskOutputArtifact"] == wanted
 
 
