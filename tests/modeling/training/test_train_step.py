@@ -12,6 +12,7 @@ from bert_tfx.modeling.encoders.classifier import TextClassifier
 from bert_tfx.modeling.encoders.distil_bert import DistilBertEncoder
 from bert_tfx.modeling.training import optimization, train_step
 from bert_tfx.modeling.training.cross_entropy import CrossEntropy
+from bert_tfx.modeling.training.recomputation import recomputed
 
 LABELS = np.array([0, 2, 1, 1, 0], np.int32)
 WEIGHTS = np.array([0.5, 1.0, 3.0])
@@ -154,7 +155,7 @@ def random_draws(recompute):
     def forward():
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            with train_step.recomputed(model.encoder) if recompute else contextlib.nullcontext():
+            with recomputed(model.encoder) if recompute else contextlib.nullcontext():
                 logits = model(batch, training=True)
         return tape.gradient(logits, variables)
 
