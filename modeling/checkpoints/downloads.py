@@ -263,8 +263,6 @@ class _Transfer:
                 offset += len(chunk)
                 if self._on_progress is not None:
                     self._on_progress(offset, total)
-            file.flush()
-            os.fsync(file.fileno())
         if total is not None and offset < total:
             raise _Broken(f"the connection ended after {offset:,} of {total:,} bytes")
         if total is not None and offset > total:
