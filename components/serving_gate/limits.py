@@ -5,7 +5,6 @@ import json
 
 from bert_tfx.schema.errors import InputError
 
-
 # Where nothing else was asked for. In few bits a float's last bit, which differs with the batch,
 # decides how a number is rounded.
 _TOLERANCE = 1e-5

@@ -178,7 +178,7 @@ def test_beside_the_model_before_a_broken_one_stops_nothing(
 
 def test_a_broken_candidate_stops_the_run(tmp_path, rows, write_examples, predict, broken):
     # TensorFlow's own error, and its releases have several.
-    with pytest.raises(Exception, match="(?i)bytes|data"):
+    with pytest.raises(Exception, match=r"(?i)bytes|data"):
         predict(write_examples(tmp_path / "examples", rows), candidate=broken)
     assert not list((tmp_path / "predictions" / "Split-eval").iterdir())
 
