@@ -18,10 +18,10 @@ from bert_tfx.schema import files
 from bert_tfx.schema.tasks import SOURCE_ROW
 
 Answer: TypeAlias = Callable[[tf.Tensor], Mapping[str, np.ndarray]]
-"""Maps serialized `tf.Example`s, string `[B]`, to the features that they get: bytes `[B]` or
-float32 `[B, N]`."""
+"""Maps serialized `tf.Example`s, string `[B]`, to features of theirs, bytes `[B]` or float32
+`[B, N]`."""
 Load: TypeAlias = Callable[[], Answer]
-"""Loads a model where it is to answer; pickled: a function of a module, or a partial of one."""
+"""Loads a model on the worker. Is pickled: a module's function, or a `functools.partial` of one."""
 
 _logger = logging.getLogger(__name__)
 

@@ -35,6 +35,39 @@ def test_report_has_the_findings_on_smaller_models(
         assert inputs[key] is nodes[node].outputs[output]
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # The model before the first step is the one at the head itself.
+        ({}, {"CompressAnswers1": {"before"}, "CompressAnswers2": {"before", "reference"}}),
+        (
+            {"distill": DISTILL | {"control": True}},
+            {
+                "StudentAnswers": {"before", "control"},
+                "CompressAnswers1": {"before", "reference"},
+                "CompressAnswers2": {"before", "reference"},
+            },
+        ),
+    ],
+)
+def test_each_gate_reads_the_answers_of_its_models(
+    tmp_path, glue_dir, vocab_file, options, expected
+):
+    from bert_tfx.pipeline.pipeline import create_pipeline
+
+    given = {"task": "sst2", "data": str(glue_dir), "vocab": str(vocab_file), "compress": STEPS}
+    config = make_config(given | {"output": str(tmp_path)} | options)
+    nodes = {node.id: node for node in create_pipeline(config).components}
+    assert {name for name in nodes if "Answers" in name} - {"TeacherAnswers"} == expected.keys()
+    for name, beside in expected.items():
+        asked, judged = nodes[name].inputs, nodes[name.replace("Answers", "Gate")].inputs
+        assert set(asked) == {"examples", "data_report", "candidate", *beside}
+        assert judged["predictions"] is nodes[name].outputs["predictions"]
+        assert judged["variant"] is asked["candidate"]
+        for key in beside:
+            assert judged[key] is asked[key]
+
+
 def training_nodes(tmp_path, glue_dir, vocab_file, **distill):
     """The nodes of a run whose model learns from a teacher, by name."""
     from bert_tfx.pipeline.pipeline import create_pipeline
