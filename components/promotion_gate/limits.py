@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.options import option
 
 GATE_METRICS = ("accuracy", "macro_f1", "balanced_accuracy", "mcc")
 
@@ -28,12 +29,18 @@ class PromotionLimits:
         InputError: If a value is out of range.
     """
 
-    min_accuracy: float
-    max_regression: float
-    confidence: float = 0.95
-    gate_metric: str = "accuracy"
-    min_slice_rows: int = 50
-    min_eval_rows: int = 30
+    min_accuracy: float = option("eval accuracy (default: the task's)")
+    max_regression: float = option("how far it may lie below the last good one (default: 0.01)")
+    confidence: float = option(
+        "how sure a larger loss must be to count, over all rows and on any slice; 0.5 takes the "
+        "figure as it is (default: 0.95)",
+        0.95,
+    )
+    gate_metric: str = option(
+        "what may not be lost (default: accuracy)", "accuracy", choices=GATE_METRICS
+    )
+    min_slice_rows: int = option("smaller slices do not count (default: 50)", 50)
+    min_eval_rows: int = option("with fewer rows nothing is promoted (default: 30)", 30)
 
     def __post_init__(self) -> None:
         """Checks the values."""

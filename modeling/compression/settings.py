@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from bert_tfx.modeling.export.storages import NARROW_STORAGES
-from bert_tfx.modeling.text.character_ranges import check_pruning
+from bert_tfx.modeling.text.character_ranges import CHARACTER_RANGES, check_pruning
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.options import option
 
 ALTERNATE: Final = "alternate"
 
@@ -42,16 +43,34 @@ class Compression:
             was not asked for.
     """
 
-    layers: str | None = None
-    heads: float = 0.0
-    ffn: float = 0.0
-    importance_rows: int = 1024
-    prune_vocab: bool = False
-    min_count: int = 1
-    characters: str = "ascii"
-    store: str | None = None
-    recovery_steps: int = 0
-    recovery_learning_rate: float = 3e-5
+    layers: str | None = option(
+        f"layers to keep, numbered from 0, or {ALTERNATE}: every second one", None, metavar="0,2,4"
+    )
+    heads: float = option("share of each layer's attention heads that goes", 0.0)
+    ffn: float = option("share of each layer's feed-forward neurons that goes", 0.0)
+    importance_rows: int = option(
+        "rows by which heads and neurons are chosen, at most (default: 1024)", 1024
+    )
+    prune_vocab: bool = option("keep only the tokens that the texts need", False)
+    min_count: int = option("how often a token must be there (default: 1)", 1)
+    characters: str = option(
+        f"single characters that stay in any case: {', '.join(CHARACTER_RANGES)} (default: ascii)",
+        "ascii",
+        metavar="A,B",
+    )
+    store: str | None = option(
+        "what the export holds its matrices in. In bfloat16_compute (for processors with AMX) "
+        "and int8 it multiplies, too; else in float32",
+        None,
+        choices=NARROW_STORAGES,
+        group="storage",
+    )
+    recovery_steps: int = option(
+        "steps of 32 train rows in which what is left learns from labels and the model before", 0
+    )
+    recovery_learning_rate: float = option(
+        "the highest learning rate of these (default: 3e-5)", 3e-5
+    )
     recovery_seed: int = 1
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.options import option
 
 UNIFORM = "uniform"
 LAST = "last"
@@ -51,15 +52,24 @@ class Distillation:
         InputError: If a value is out of range, or nothing would be learned from the teacher.
     """
 
-    temperature: float = 2.0
-    alpha: float = 0.5
-    cosine_weight: float = 0.0
-    embedding_weight: float = 0.0
-    hidden_weight: float = 0.0
-    attention_weight: float = 0.0
-    layer_map: str = UNIFORM
-    intermediate_epochs: int = 0
-    student_layers: int | None = None
+    temperature: float = option(
+        "how soft the teacher's answers are made (default: 2)", 2.0, metavar="T"
+    )
+    alpha: float = option("share of these; the labels have the rest (default: 0.5)", 0.5)
+    cosine_weight: float = option("of the angle between the last hidden states (default: 0)", 0.0)
+    embedding_weight: float = option("of the distance between the embeddings (default: 0)", 0.0)
+    hidden_weight: float = option("of that between the layers' hidden states (default: 0)", 0.0)
+    attention_weight: float = option("of that between their attention scores (default: 0)", 0.0)
+    layer_map: str = option(
+        "a teacher layer for each of the student's: uniform (default), last, or numbers from 1 on, "
+        "such as 3,6,9,12",
+        UNIFORM,
+        metavar="MAP",
+    )
+    intermediate_epochs: int = option("epochs before the others for these three (default: 0)", 0)
+    student_layers: int | None = option(
+        "the student starts as a copy of N layers of the teacher", None
+    )
 
     def __post_init__(self) -> None:
         """Checks the ranges."""

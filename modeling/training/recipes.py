@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.options import option
 
 METRICS = ("accuracy", "loss", "macro_f1", "f1", "mcc", "balanced_accuracy")
 """What `bert_tfx.modeling.training.metrics` computes and `Recipe.metric` may name."""
@@ -78,28 +79,40 @@ class Recipe:
         InputError: If a value is out of range.
     """
 
-    max_length: int = 128
-    batch_size: int = 32
-    epochs: int = 4
-    learning_rate: float = 3e-5
-    warmup_fraction: float = 0.1
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    patience: int = 2
-    max_steps: int | None = None
-    seed: int = 1
-    num_seeds: int = 1
-    metric: str = "accuracy"
-    layer_decay: float = 1.0
-    freeze_embeddings: bool = False
-    freeze_layers: int = 0
-    label_smoothing: float = 0.0
-    class_weights: str = ""
-    accumulation_steps: int = 1
-    precision: str = "float32"
-    gradient_checkpointing: bool = False
-    dropout: float | None = None
-    distribution: str = "none"
+    max_length: int = option(
+        "tokens a row at most, special ones included", 128, names=("max_seq_len",)
+    )
+    batch_size: int = option("rows a step", 32)
+    epochs: int = option("passes over the rows at most", 4)
+    learning_rate: float = option("the highest learning rate", 3e-5, names=("lr",))
+    warmup_fraction: float = option("share of the steps in which the rate grows", 0.1)
+    weight_decay: float = option("AdamW's weight decay", 0.01)
+    clip_norm: float = option("global norm to which gradients are clipped", 1.0)
+    patience: int = option("epochs without progress after which training stops", 2)
+    max_steps: int | None = option("steps at most", None)
+    seed: int = option("of new weights, dropout and order", 1)
+    num_seeds: int = option("models to train, with seeds from --seed on; the best is kept", 1)
+    metric: str = option(
+        "what the best epoch is chosen by (default: accuracy)", "accuracy", choices=METRICS
+    )
+    layer_decay: float = option(
+        "each layer's learning rate, as a multiple of that of the one above", 1.0
+    )
+    freeze_embeddings: bool = option("the embeddings keep their weights", False)
+    freeze_layers: int = option("lowest blocks that keep their weights, and the embeddings", 0)
+    label_smoothing: float = option("share of a label that is spread over all", 0.0)
+    class_weights: str = option("how much each label's rows count, or: balanced", "", metavar="A,B")
+    accumulation_steps: int = option(
+        "pieces in which the rows of a step are worked: saves memory", 1
+    )
+    precision: str = option(
+        "what is computed in 16 bits (default: nothing)", "float32", choices=PRECISIONS
+    )
+    gradient_checkpointing: bool = option("less memory, more time", False)
+    dropout: float | None = option("replaces all dropout rates of the model", None)
+    distribution: str = option(
+        "over all GPUs, or the machines that TF_CONFIG names", "none", choices=DISTRIBUTIONS
+    )
 
     def __post_init__(self) -> None:
         """Checks the ranges."""

@@ -9,15 +9,15 @@ import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from bert_tfx.modeling.compression.settings import ALTERNATE, Compression
-from bert_tfx.modeling.export.storages import INT8, NARROW_STORAGES
-from bert_tfx.modeling.text.character_ranges import CHARACTER_RANGES
+from bert_tfx.modeling.compression.settings import Compression
+from bert_tfx.modeling.export.storages import INT8
 from bert_tfx.pipeline.commands.before_after import measure, table
 from bert_tfx.pipeline.commands.model_data import data_folder, task_to_ask
 from bert_tfx.pipeline.configuration import options
 from bert_tfx.pipeline.process.console import Console, logged, quieten
 from bert_tfx.schema import files
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.options import declare
 from bert_tfx.schema.paths import absolute
 from bert_tfx.schema.tasks import EVAL, TRAIN, resolve_layout
 
@@ -57,62 +57,14 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="rows of a split that may be left out as they do not fit (default: 0)",
     )
     what = parser.add_argument_group("what to do, in this order")
-    what.add_argument(
-        "--layers",
-        metavar="0,2,4",
-        help=f"layers to keep, numbered from 0, or {ALTERNATE}: every second one",
-    )
-    what.add_argument(
-        "--heads", type=float, metavar="X", help="share of each layer's attention heads that goes"
-    )
-    what.add_argument(
-        "--ffn",
-        type=float,
-        metavar="X",
-        help="share of each layer's feed-forward neurons that goes",
-    )
-    what.add_argument(
-        "--importance-rows",
-        type=int,
-        metavar="N",
-        help="rows by which heads and neurons are chosen, at most (default: 1024)",
-    )
-    what.add_argument(
-        "--prune-vocab", action="store_true", help="keep only the tokens that the texts need"
-    )
+    declare(what, Compression)
     what.add_argument(
         "--corpus",
         metavar="FILE",
         help="texts that choose the tokens, one a line, instead of the train rows",
     )
-    what.add_argument(
-        "--min-count", type=int, metavar="N", help="how often a token must be there (default: 1)"
-    )
-    what.add_argument(
-        "--characters",
-        metavar="A,B",
-        help=f"single characters that stay in any case: {', '.join(CHARACTER_RANGES)} (default: "
-        "ascii)",
-    )
-    what.add_argument(
-        "--recovery-steps",
-        type=int,
-        metavar="N",
-        help="steps of 32 train rows in which what is left learns from labels and the model before",
-    )
-    what.add_argument(
-        "--recovery-learning-rate",
-        type=float,
-        metavar="X",
-        help="the highest learning rate of these (default: 3e-5)",
-    )
     storage = what.add_mutually_exclusive_group()
-    storage.add_argument(
-        "--store",
-        choices=NARROW_STORAGES,
-        help="what the export holds its matrices in. In bfloat16_compute (for processors with AMX) "
-        "and int8 it multiplies, too; else in float32",
-    )
+    declare(storage, Compression, "storage")
     storage.add_argument(
         "--int8", dest="store", action="store_const", const=INT8, help="the same as --store int8"
     )

@@ -9,11 +9,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bert_tfx.components.model_pusher.version_folder import State, VersionFolder
-from bert_tfx.pipeline.configuration import options
 from bert_tfx.pipeline.configuration.beam_engine import MULTI_PROCESSING, BeamEngine
 from bert_tfx.pipeline.process.console import Console, logged, quiet_workers, quieten
 from bert_tfx.pipeline.process.exit_codes import ExitCode, explain
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.options import declare
 from bert_tfx.serving import DEFAULT_MODEL
 from bert_tfx.serving.backends import BACKENDS, TENSORFLOW, check_model
 
@@ -108,7 +108,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="requests under way at a time (default: 4)",
     )
 
-    options.add_beam(parser.add_argument_group("engine, without --server"))
+    declare(parser.add_argument_group("engine, without --server"), BeamEngine)
 
     safety = parser.add_argument_group("a server that wants to know who asks")
     safety.add_argument(

@@ -9,12 +9,12 @@ import signal
 import sys
 from collections.abc import Iterator
 
-from bert_tfx.components.data_gate.checks import CHECKS
 from bert_tfx.components.model_pusher.version_folder import pushed_versions
-from bert_tfx.components.promotion_gate.limits import GATE_METRICS
+from bert_tfx.components.promotion_gate.limits import PromotionLimits
+from bert_tfx.components.serving_gate.limits import ServingLimits
 from bert_tfx.modeling.export.storages import INT8
 from bert_tfx.pipeline.configuration import options
-from bert_tfx.pipeline.configuration.beam_engine import MULTI_PROCESSING
+from bert_tfx.pipeline.configuration.beam_engine import MULTI_PROCESSING, BeamEngine
 from bert_tfx.pipeline.configuration.config import Config, make_config
 from bert_tfx.pipeline.execution.last_run import (
     LAST_RUN_FILE,
@@ -29,9 +29,10 @@ from bert_tfx.pipeline.metadata.store import check_store, keep_address, new_run_
 from bert_tfx.pipeline.process.console import Console, logged, quiet_workers, quieten
 from bert_tfx.pipeline.process.exit_codes import OF_A_RUN, ExitCode, explain
 from bert_tfx.pipeline.process.faults import exit_code_of, fault_sentence
-from bert_tfx.pipeline.process.notification import Outcome
+from bert_tfx.pipeline.process.notification import Hooks, Outcome
 from bert_tfx.pipeline.process.output_lock import exclusive
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.options import declare
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -70,151 +71,25 @@ def add_options(parser: argparse.ArgumentParser, *, output: str = "--output") ->
     options.add_own_task(parser)
     options.add_model(parser)
     options.add_recipe(parser)
-    parser.add_argument(
-        "--warm-start",
-        action="store_true",
-        default=None,
-        help="training goes on from the last model that was good enough, of other rows",
-    )
+    declare(parser, Config, "start")
     smaller = parser.add_argument_group("smaller models (docs/compression.md)")
-    smaller.add_argument(
-        "--distill",
-        metavar="FILE|JSON",
-        help="a larger model is trained first and teaches this one, such as "
-        '{"student_layers": 2, "max_accuracy_drop": 0.02}',
-    )
-    smaller.add_argument(
-        "--compress",
-        metavar="FILE|JSON",
-        help="what is taken out of the trained model, step by step, such as "
-        '[{"prune_vocab": true}, {"store": "float16"}]; a step that loses too much is left out',
-    )
-
+    declare(smaller, Config, "smaller")
     data = parser.add_argument_group("what the data must be")
-    options.add_numbers(
-        data,
-        (
-            ("max_rejects", "N", "rows that may be left out because they do not fit (default: 0)"),
-            ("eval_fraction", "X", "share of rows held out without an eval file (default: 0.1)"),
-        ),
-    )
-    data.add_argument(
-        "--limits",
-        metavar="NAME=X[:warn|:stop],...",
-        help="other limits than " + "; ".join(map(_limits_of, CHECKS)),
-    )
-
+    declare(data, Config, "rows")
+    declare(data, Config, "data")
     gates = parser.add_argument_group("what the model must reach")
-    options.add_numbers(
-        gates,
-        (
-            ("min_accuracy", "X", "eval accuracy (default: the task's)"),
-            ("max_regression", "X", "how far it may lie below the last good one (default: 0.01)"),
-            (
-                "confidence",
-                "X",
-                "how sure a larger loss must be to count, over all rows and on any slice; 0.5 "
-                "takes the figure as it is (default: 0.95)",
-            ),
-            ("min_slice_rows", "N", "smaller slices do not count (default: 50)"),
-            ("min_eval_rows", "N", "with fewer rows nothing is promoted (default: 30)"),
-        ),
-    )
-    gates.add_argument(
-        "--gate-metric", choices=GATE_METRICS, help="what may not be lost (default: accuracy)"
-    )
-    gates.add_argument("--slice-by", metavar="A,B", help="extra columns to slice the evaluation by")
-
+    declare(gates, PromotionLimits)
+    declare(gates, Config, "gates")
     serving = parser.add_argument_group("what the served model must keep to")
-    options.add_numbers(
-        serving,
-        (
-            (
-                "serving_tolerance",
-                "X",
-                "how far a served probability may be off the evaluated one (default: 1e-5, in "
-                "bfloat16_compute 0.02, in int8 0.05)",
-            ),
-            ("serving_timeout", "X", "seconds in which it must be loaded (default: 120)"),
-            ("max_slowdown", "X", "times the latency of the last pushed model (default: any)"),
-            ("max_model_mb", "X", "megabytes of the exported model (default: any)"),
-            ("max_server_mb", "X", "megabytes of the server with it (default: any)"),
-        ),
-    )
-
-    push = parser.add_argument_group("push")
-    push.add_argument(
-        "--push-server",
-        metavar="HOST:PORT",
-        help="gRPC server of OUTPUT/serving: a version that it does not serve is taken back",
-    )
-    push.add_argument("--push-model-name", metavar="NAME", help="the model there (default: model)")
-    options.add_numbers(push, (("push_timeout", "X", "seconds it has to load it (default: 120)"),))
-    for name, text in (
-        ("tls-ca", "the authorities that its certificate is checked by, PEM; encrypts"),
-        ("tls-cert", "own certificate, PEM; encrypts"),
-        ("tls-key", "its private key, PEM"),
-        ("token-file", "the token to show"),
-    ):
-        push.add_argument(f"--push-{name}", metavar="FILE", help=text)
-
-    report = parser.add_argument_group("report")
-    report.add_argument(
-        "--report-text",
-        action="store_true",
-        default=None,
-        help="reports may hold texts of rows, such as the worst mistakes",
-    )
-
-    records = parser.add_argument_group("records")
-    records.add_argument(
-        "--metadata",
-        metavar="URL",
-        help="metadata store: sqlite:PATH, mysql://USER@HOST:PORT/DATABASE, grpc://HOST:PORT or "
-        "grpcs://HOST:PORT (default: OUTPUT/metadata.sqlite)",
-    )
-    for name, text in (
-        ("password-file", "the password of MySQL's user"),
-        ("tls-ca", "the authorities that its certificate is checked by, PEM"),
-        ("tls-cert", "own certificate, PEM"),
-        ("tls-key", "its private key, PEM"),
-    ):
-        records.add_argument(f"--metadata-{name}", metavar="FILE", help=text)
-    records.add_argument(
-        "--lineage",
-        metavar="NAME",
-        help="the pipeline's name in the store; a run is compared with earlier ones of its name "
-        "(default: the task's; in a store that --metadata names the output folder's)",
-    )
-
+    declare(serving, ServingLimits)
+    for group in ("push", "report", "records"):
+        declare(parser.add_argument_group(group), Config, group)
     hooks = parser.add_argument_group("hooks: who is told how a run has ended")
-    hooks.add_argument(
-        "--notify-command", metavar="COMMAND", help="called without a shell, with JSON on stdin"
-    )
-    hooks.add_argument("--notify-url", metavar="URL", help="JSON is posted there")
-    hooks.add_argument("--notify-token-file", metavar="FILE", help="the bearer token to show there")
-    options.add_numbers(
-        hooks, (("notify_timeout", "X", "seconds that a try may take (default: 30)"),)
-    )
-
+    declare(hooks, Hooks)
     engine = parser.add_argument_group("engine")
-    options.add_numbers(
-        engine,
-        (("parallel", "N", "nodes of `run` at a time, as they and the memory allow (default: 1)"),),
-    )
-    options.add_beam(engine)
-    engine.add_argument(
-        "--resources",
-        metavar="FILE|JSON",
-        help="what single nodes are given, by node: cpus, memory_gb and gpus of their container, "
-        'workers of their Beam pipeline, such as {"Transform": {"workers": 4}}',
-    )
-
-
-def _limits_of(check: str) -> str:
-    """Says what a check's default limits are."""
-    limits = ",".join(f"{limit.value:g}:{limit.severity}" for limit in CHECKS[check].limits)
-    return f"{check}={limits}"
+    declare(engine, Config, "engine")
+    declare(engine, BeamEngine)
+    declare(engine, Config, "resources")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -22,6 +22,7 @@ from bert_tfx.pipeline.process.console import Console, logged, quieten
 from bert_tfx.pipeline.process.output_lock import exclusive
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.fingerprint import file_fingerprint
+from bert_tfx.schema.options import declare
 from bert_tfx.schema.paths import absolute
 from bert_tfx.schema.tasks import EVAL, TRAIN
 
@@ -88,13 +89,7 @@ def add_options(parser: argparse.ArgumentParser, *, needs_teacher: bool = False)
     what.add_argument(
         "--log-dir", metavar="DIR", help="folder for TensorBoard's logs (default: DIR/logs)"
     )
-    options.add_numbers(
-        what,
-        (
-            ("max_rejects", "N", "rows of a split that may be left out, as misfits (default: 0)"),
-            ("eval_fraction", "X", "share of rows held out without an eval file (default: 0.1)"),
-        ),
-    )
+    declare(what, Config, "rows")
     options.add_own_task(parser)
     options.add_model(parser)
     options.add_distillation(parser, required=needs_teacher)

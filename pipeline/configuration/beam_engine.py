@@ -14,6 +14,7 @@ import socket
 from collections.abc import Iterator, Mapping
 
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.options import option
 
 IN_MEMORY = "in_memory"
 MULTI_PROCESSING = "multi_processing"
@@ -115,13 +116,24 @@ class BeamEngine:
         InputError: If a setting is missing, malformed, or belongs to another engine.
     """
 
-    beam_runner: str = IN_MEMORY
-    beam_workers: int | None = None
-    beam_job_endpoint: str | None = None
-    beam_job_timeout: int | None = None
-    beam_environment: str | None = None
-    beam_master: str | None = None
-    beam_job_server_jar: str | None = None
+    beam_runner: str = option("(default: in_memory)", IN_MEMORY, choices=BEAM_RUNNERS)
+    beam_workers: int | None = option(
+        "workers; what one is, each engine says: see docs/beam.md", None
+    )
+    beam_job_endpoint: str | None = option("portable: the job service", None, metavar="HOST:PORT")
+    beam_job_timeout: int | None = option(
+        "portable: seconds that a job may take (default: 3600)", None
+    )
+    beam_environment: str | None = option(
+        "portable, flink, spark: what the workers are: loopback, external=HOST:PORT of a worker "
+        "pool, docker=IMAGE or process=COMMAND",
+        None,
+        metavar="KIND=VALUE",
+    )
+    beam_master: str | None = option("flink, spark: the master", None, metavar="URL")
+    beam_job_server_jar: str | None = option(
+        "flink, spark: Beam's job server", None, metavar="FILE", is_path=True
+    )
 
     def __post_init__(self) -> None:
         """Checks what can be said of the settings on any machine."""

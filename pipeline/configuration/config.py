@@ -1,5 +1,6 @@
 """The configuration of a run: one frozen object, made of a task, a recipe and a few choices."""
 
+import argparse
 import dataclasses
 import hashlib
 import json
@@ -8,8 +9,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from bert_tfx.components.data_gate.checks import CHECKS, parse_limits
 from bert_tfx.components.data_gate.checks import Limits as DataLimits
-from bert_tfx.components.data_gate.checks import parse_limits
 from bert_tfx.components.promotion_gate.limits import PromotionLimits
 from bert_tfx.components.serving_gate.limits import ServingLimits
 from bert_tfx.modeling.checkpoints.files import find_checkpoint
@@ -18,7 +19,7 @@ from bert_tfx.modeling.encoders.sizes import SIZES as SIZES_OF
 from bert_tfx.modeling.text.vocab_file import read_vocabulary
 from bert_tfx.modeling.training.recipes import RECIPES, TASK_RECIPES, Recipe
 from bert_tfx.pipeline.configuration.beam_engine import BeamEngine
-from bert_tfx.pipeline.configuration.kinds import check_options, kinds_of
+from bert_tfx.pipeline.configuration.kinds import check_options
 from bert_tfx.pipeline.configuration.pretrained import checkpoint_folder
 from bert_tfx.pipeline.configuration.resources import Resources, parse_resources
 from bert_tfx.pipeline.configuration.variants import (
@@ -32,6 +33,7 @@ from bert_tfx.pipeline.metadata.store import METADATA_FILE, Address, check_name,
 from bert_tfx.pipeline.process.notification import Hooks
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.files import read_json
+from bert_tfx.schema.options import kinds_of, option, options_of
 from bert_tfx.schema.paths import absolute
 from bert_tfx.schema.spans import format_span, is_daily
 from bert_tfx.schema.tasks import (
@@ -69,6 +71,25 @@ _GLOB = frozenset("*?[]\\")
 _TASK_OPTIONS: Mapping[str, Mapping[str, str]] = {
     "sample": {"size": "tiny", "slice_by": "language"}
 }
+
+
+def _model_name(text: str) -> str:
+    """Understands the spelling of the command's forerunner, too."""
+    name = {"distillbert": "distilbert"}.get(text, text)
+    if name not in MODELS:
+        raise argparse.ArgumentTypeError(f"{text!r}: choose from {', '.join(MODELS)}")
+    return name
+
+
+def _limits_of(check: str) -> str:
+    """Says what a check's default limits are."""
+    limits = ",".join(f"{limit.value:g}:{limit.severity}" for limit in CHECKS[check].limits)
+    return f"{check}={limits}"
+
+
+def _file(text: str, group: str) -> Any:
+    """Declares an option that names a file."""
+    return option(text, None, metavar="FILE", group=group, is_path=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,42 +149,152 @@ class Config:
     """
 
     task: Task
-    data_dir: str
-    output_dir: str
     recipe: Recipe
     promotion: PromotionLimits
     serving: ServingLimits
     beam: BeamEngine
-    data_limits: DataLimits
-    resources: Mapping[str, Resources] = dataclasses.field(default_factory=dict)
-    distill: DistillPlan | None = None
-    compress: tuple[CompressStep, ...] = ()
-    vocab_file: str | None = None
-    lowercase: bool = True
-    model: str = "bert"
-    size: str = "mini"
-    pretrained: str | None = None
-    max_rejects: int = 0
-    eval_fraction: float = 0.1
-    span: str | None = None
-    window: int = 1
-    warm_start: bool = False
-    slice_by: str = ""
-    push_server: str | None = None
-    push_model_name: str = DEFAULT_MODEL
-    push_timeout: float = 120.0
-    push_tls_ca: str | None = None
-    push_tls_cert: str | None = None
-    push_tls_key: str | None = None
-    push_token_file: str | None = None
-    parallel: int = 1
-    report_text: bool = False
-    metadata: str | None = None
-    metadata_password_file: str | None = None
-    metadata_tls_ca: str | None = None
-    metadata_tls_cert: str | None = None
-    metadata_tls_key: str | None = None
-    lineage: str | None = None
+    data_dir: str = option(
+        "folder of the task's TSV files", name="data", metavar="DIR", group="place", is_path=True
+    )
+    output_dir: str = option(
+        "folder for all that the run makes",
+        name="output",
+        metavar="DIR",
+        group="place",
+        is_path=True,
+    )
+    data_limits: DataLimits = option(
+        "other limits than " + "; ".join(map(_limits_of, CHECKS)),
+        name="limits",
+        metavar="NAME=X[:warn|:stop],...",
+        group="data",
+        kind=object,
+    )
+    resources: Mapping[str, Resources] = option(
+        "what single nodes are given, by node: cpus, memory_gb and gpus of their container, "
+        'workers of their Beam pipeline, such as {"Transform": {"workers": 4}}',
+        default_factory=dict,
+        metavar="FILE|JSON",
+        group="resources",
+        kind=object,
+    )
+    distill: DistillPlan | None = option(
+        "a larger model is trained first and teaches this one, such as "
+        '{"student_layers": 2, "max_accuracy_drop": 0.02}',
+        None,
+        metavar="FILE|JSON",
+        group="smaller",
+        kind=object,
+    )
+    compress: tuple[CompressStep, ...] = option(
+        "what is taken out of the trained model, step by step, such as "
+        '[{"prune_vocab": true}, {"store": "float16"}]; a step that loses too much is left out',
+        (),
+        metavar="FILE|JSON",
+        group="smaller",
+        kind=object,
+    )
+    vocab_file: str | None = option(
+        "WordPiece vocabulary (default: the checkpoint's vocab.txt)",
+        None,
+        name="vocab",
+        metavar="FILE",
+        group="model",
+        is_path=True,
+    )
+    lowercase: bool = option(
+        "whether the vocabulary is uncased (default: what the checkpoint says, or yes)",
+        True,
+        group="model",
+        either=True,
+    )
+    model: str = option(
+        f"architecture: {' or '.join(MODELS)} (default: the checkpoint's, or bert)",
+        "bert",
+        names=("model_name",),
+        metavar="NAME",
+        parse=_model_name,
+        group="model",
+    )
+    size: str = option(
+        "size of new weights (default: mini; of the sample: tiny)",
+        "mini",
+        choices=SIZES,
+        group="model",
+    )
+    pretrained: str | None = option(
+        "checkpoint to start from: a folder or archive (.zip, .tar.gz) in Google's or Hugging "
+        "Face's format, a classifier.keras, or the name of a fetched preset",
+        None,
+        names=("pretrained_path",),
+        metavar="PATH",
+        group="model",
+        is_path=True,
+    )
+    max_rejects: int = option(
+        "rows that may be left out because they do not fit (default: 0)", 0, group="rows"
+    )
+    eval_fraction: float = option(
+        "share of rows held out without an eval file (default: 0.1)", 0.1, group="rows"
+    )
+    span: str | None = option(
+        "of files that arrive over time, whose patterns hold {SPAN} or {YYYY}-{MM}-{DD}: the "
+        "newest to read, a number or a day (default: the newest there is)",
+        None,
+        metavar="SPAN",
+        group="spans",
+    )
+    window: int = option("spans to read, up to that one (default: 1)", 1, group="spans")
+    warm_start: bool = option(
+        "training goes on from the last model that was good enough, of other rows",
+        False,
+        group="start",
+    )
+    slice_by: str = option(
+        "extra columns to slice the evaluation by", "", metavar="A,B", group="gates"
+    )
+    push_server: str | None = option(
+        "gRPC server of OUTPUT/serving: a version that it does not serve is taken back",
+        None,
+        metavar="HOST:PORT",
+        group="push",
+    )
+    push_model_name: str = option(
+        "the model there (default: model)", DEFAULT_MODEL, metavar="NAME", group="push"
+    )
+    push_timeout: float = option("seconds it has to load it (default: 120)", 120.0, group="push")
+    push_tls_ca: str | None = _file(
+        "the authorities that its certificate is checked by, PEM; encrypts", "push"
+    )
+    push_tls_cert: str | None = _file("own certificate, PEM; encrypts", "push")
+    push_tls_key: str | None = _file("its private key, PEM", "push")
+    push_token_file: str | None = _file("the token to show", "push")
+    parallel: int = option(
+        "nodes of `run` at a time, as they and the memory allow (default: 1)", 1, group="engine"
+    )
+    report_text: bool = option(
+        "reports may hold texts of rows, such as the worst mistakes", False, group="report"
+    )
+    metadata: str | None = option(
+        "metadata store: sqlite:PATH, mysql://USER@HOST:PORT/DATABASE, grpc://HOST:PORT or "
+        "grpcs://HOST:PORT (default: OUTPUT/metadata.sqlite)",
+        None,
+        metavar="URL",
+        group="records",
+    )
+    metadata_password_file: str | None = _file("the password of MySQL's user", "records")
+    metadata_tls_ca: str | None = _file(
+        "the authorities that its certificate is checked by, PEM", "records"
+    )
+    metadata_tls_cert: str | None = _file("own certificate, PEM", "records")
+    metadata_tls_key: str | None = _file("its private key, PEM", "records")
+    lineage: str | None = option(
+        "the pipeline's name in the store; a run is compared with earlier ones of its name "
+        "(default: the task's; in a store that --metadata names the output folder's)",
+        None,
+        metavar="NAME",
+        group="records",
+    )
     hooks: Hooks = dataclasses.field(default_factory=Hooks)
 
     def __post_init__(self) -> None:
@@ -399,12 +530,6 @@ def _shape(config: Config) -> Mapping[str, Any]:
     return SIZES_OF[config.model][config.size]
 
 
-_PATHS = (
-    *("data_dir", "output_dir", "vocab_file", "pretrained"),
-    *("push_tls_ca", "push_tls_cert", "push_tls_key", "push_token_file", "beam_job_server_jar"),
-    *("metadata_password_file", "metadata_tls_ca", "metadata_tls_cert", "metadata_tls_key"),
-)
-_PATH_OPTIONS = {"data": "data_dir", "output": "output_dir", "vocab": "vocab_file"}
 # What a configuration is made of; their fields are options like its own.
 _PARTS: Mapping[str, Any] = {
     "recipe": Recipe,
@@ -413,28 +538,21 @@ _PARTS: Mapping[str, Any] = {
     "beam": BeamEngine,
     "hooks": Hooks,
 }
+# Text, or from a file what it holds.
 _PARSED: Mapping[str, Callable[..., Any]] = {
+    "limits": parse_limits,
     "resources": parse_resources,
     "distill": parse_distill,
     "compress": parse_compress,
 }
+_OWN_KINDS = kinds_of(Config)
+_OWN = {name: field.name for name, (field, _) in options_of(Config).items() if name not in _PARSED}
 _PART_OPTIONS = {name: kinds_of(part) for name, part in _PARTS.items()}
-_CONFIG_OPTIONS = {
-    name: kind
-    for name, kind in kinds_of(Config).items()
-    if name not in ("task", "data_limits", *_PARSED, *_PARTS, *_PATH_OPTIONS.values())
-} | dict.fromkeys(_PATH_OPTIONS, str)
 
 # What a configuration file and the command line may say, with the kind of value.
 OPTIONS: Mapping[str, Any] = {
-    "task": object,
-    "recipe": str,
-    "pretrained_sha256": str,
-    # Text, or from a file an object: what `parse_limits` reads.
-    "limits": object,
-    # Text, or from a file an object or a list: what their functions read.
-    **dict.fromkeys(_PARSED, object),
-    **_CONFIG_OPTIONS,
+    **{"task": object, "recipe": str, "pretrained_sha256": str},
+    **{name: _OWN_KINDS[name] for name in options_of(Config)},
     **{name: kind for part in _PART_OPTIONS.values() for name, kind in part.items()},
 }
 # The forerunner's names.
@@ -481,22 +599,23 @@ def make_config(options: Mapping[str, Any]) -> Config:
         "max_regression": _MAX_REGRESSION,
     }
     parsed = {name: parse(options.get(name, "")) for name, parse in _PARSED.items()}
+    parsed["data_limits"] = parsed.pop("limits")
     parsed["distill"], of_teacher = _of_teacher(parsed["distill"])
     fields = {
         **_TASK_OPTIONS.get(published, {}),
         **of_teacher,
         **_of_checkpoint(options),
         **{
-            _PATH_OPTIONS.get(name, name): options[name]
-            for name in _CONFIG_OPTIONS
+            field: options[name]
+            for name, field in _OWN.items()
             if name in options and name != "pretrained"
         },
     }
-    for values in (fields, parts["beam"]):
-        for name in _PATHS:
-            if values.get(name):
+    for values, described in ((fields, Config), (parts["beam"], BeamEngine)):
+        for field, told in options_of(described).values():
+            if told.is_path and values.get(field.name):
                 # A component may run with another working directory; lineage should say where.
-                values[name] = absolute(values[name])
+                values[field.name] = absolute(values[field.name])
     if "metadata" in fields:
         fields["metadata"] = parse_url(fields["metadata"])
     config = Config(
@@ -508,7 +627,6 @@ def make_config(options: Mapping[str, Any]) -> Config:
         serving=ServingLimits(**parts["serving"]),
         beam=BeamEngine(**parts["beam"]),
         hooks=Hooks(**parts["hooks"]),
-        data_limits=parse_limits(options.get("limits", "")),
         **parsed,
         **fields,
     )

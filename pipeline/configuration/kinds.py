@@ -3,22 +3,10 @@
 import dataclasses
 import json
 import math
-import types
-import typing
 from collections.abc import Mapping
 from typing import Any
 
 from bert_tfx.schema.errors import InputError
-
-
-def kinds_of(dataclass: type) -> dict[str, Any]:
-    """Returns the type of each field, without None."""
-    return {
-        name: next(t for t in typing.get_args(kind) if t is not types.NoneType)
-        if isinstance(kind, types.UnionType)
-        else kind
-        for name, kind in typing.get_type_hints(dataclass).items()
-    }
 
 
 def check_options(options: Mapping[str, Any], kinds: Mapping[str, Any], where: str = "") -> None:

@@ -7,10 +7,10 @@ import pathlib
 from typing import Any
 
 from bert_tfx.modeling.distillation.settings import Distillation
-from bert_tfx.modeling.training.recipes import DISTRIBUTIONS, METRICS, PRECISIONS, RECIPES
-from bert_tfx.pipeline.configuration.beam_engine import BEAM_RUNNERS
-from bert_tfx.pipeline.configuration.config import MODELS, OPTIONS, SIZES, load_options
+from bert_tfx.modeling.training.recipes import RECIPES, Recipe
+from bert_tfx.pipeline.configuration.config import OPTIONS, Config, load_options
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.options import declare
 from bert_tfx.schema.tasks import (
     EVAL,
     LABEL,
@@ -89,50 +89,17 @@ def add_own_task(parser: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--eval", metavar="PATTERN", help="files to evaluate on; else some rows are held out"
     )
-    own.add_argument(
-        "--span",
-        metavar="SPAN",
-        help="of files that arrive over time, whose patterns hold {SPAN} or {YYYY}-{MM}-{DD}: the "
-        "newest to read, a number or a day (default: the newest there is)",
-    )
-    own.add_argument(
-        "--window", type=int, metavar="N", help="spans to read, up to that one (default: 1)"
-    )
     own.add_argument("--test-columns", metavar="A,B", help="its columns, where they are others")
     own.add_argument("--test", metavar="PATTERN", help="further files, ingested and checked only")
+    declare(own, Config, "spans")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Adds the options that name the model to train."""
     model = parser.add_argument_group("the model")
-    model.add_argument(
-        "--model",
-        "--model-name",
-        type=_model_name,
-        metavar="NAME",
-        help=f"architecture: {' or '.join(MODELS)} (default: the checkpoint's, or bert)",
-    )
-    model.add_argument(
-        "--size", choices=SIZES, help="size of new weights (default: mini; of the sample: tiny)"
-    )
-    model.add_argument(
-        "--pretrained",
-        "--pretrained-path",
-        metavar="PATH",
-        help="checkpoint to start from: a folder or archive (.zip, .tar.gz) in Google's or Hugging "
-        "Face's format, a classifier.keras, or the name of a fetched preset",
-    )
+    declare(model, Config, "model")
     model.add_argument(
         "--pretrained-sha256", metavar="HEX", help="what the archive's checksum must be"
-    )
-    model.add_argument(
-        "--vocab", metavar="FILE", help="WordPiece vocabulary (default: the checkpoint's vocab.txt)"
-    )
-    model.add_argument(
-        "--lowercase",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="whether the vocabulary is uncased (default: what the checkpoint says, or yes)",
     )
 
 
@@ -142,39 +109,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument(
         "--recipe", metavar="NAME", help=f"the defaults of another one: {', '.join(RECIPES)}"
     )
-    for flags, metavar, text in (
-        ("max-length max-seq-len", "N", "tokens a row at most, special ones included"),
-        ("batch-size", "N", "rows a step"),
-        ("epochs", "N", "passes over the rows at most"),
-        ("learning-rate lr", "X", "the highest learning rate"),
-        ("warmup-fraction", "X", "share of the steps in which the rate grows"),
-        ("weight-decay", "X", "AdamW's weight decay"),
-        ("clip-norm", "X", "global norm to which gradients are clipped"),
-        ("layer-decay", "X", "each layer's learning rate, as a multiple of that of the one above"),
-        ("freeze-layers", "N", "lowest blocks that keep their weights, and the embeddings"),
-        ("dropout", "X", "replaces all dropout rates of the model"),
-        ("label-smoothing", "X", "share of a label that is spread over all"),
-        ("class-weights", "A,B", "how much each label's rows count, or: balanced"),
-        ("accumulation-steps", "N", "pieces in which the rows of a step are worked: saves memory"),
-        ("patience", "N", "epochs without progress after which training stops"),
-        ("max-steps", "N", "steps at most"),
-        ("seed", "N", "of new weights, dropout and order"),
-        ("num-seeds", "N", "models to train, with seeds from --seed on; the best is kept"),
-    ):
-        names = flags.split()
-        kind = OPTIONS[names[0].replace("-", "_")]
-        recipe.add_argument(*(f"--{n}" for n in names), type=kind, metavar=metavar, help=text)
-    for name, choices, text in (
-        ("metric", METRICS, "what the best epoch is chosen by (default: accuracy)"),
-        ("precision", PRECISIONS, "what is computed in 16 bits (default: nothing)"),
-        ("distribution", DISTRIBUTIONS, "over all GPUs, or the machines that TF_CONFIG names"),
-    ):
-        recipe.add_argument(f"--{name}", choices=choices, help=text)
-    for name, text in (
-        ("freeze-embeddings", "the embeddings keep their weights"),
-        ("gradient-checkpointing", "less memory, more time"),
-    ):
-        recipe.add_argument(f"--{name}", action="store_true", default=None, help=text)
+    declare(recipe, Recipe)
     recipe.add_argument(
         "--use-fp16",
         dest="precision",
@@ -201,24 +136,7 @@ def add_distillation(parser: argparse.ArgumentParser, *, required: bool = False)
         help="trained or exported model of the same labels and vocabulary to learn from; given "
         "several times, the mean of their answers is learned, and from the first what lies inside",
     )
-    for name, kind, metavar, text in (
-        ("temperature", float, "T", "how soft the teacher's answers are made (default: 2)"),
-        ("alpha", float, "X", "share of these; the labels have the rest (default: 0.5)"),
-        ("student-layers", int, "N", "the student starts as a copy of N layers of the teacher"),
-        (
-            "layer-map",
-            str,
-            "MAP",
-            "a teacher layer for each of the student's: uniform (default), last, or numbers from "
-            "1 on, such as 3,6,9,12",
-        ),
-        ("cosine-weight", float, "X", "of the angle between the last hidden states (default: 0)"),
-        ("embedding-weight", float, "X", "of the distance between the embeddings (default: 0)"),
-        ("hidden-weight", float, "X", "of that between the layers' hidden states (default: 0)"),
-        ("attention-weight", float, "X", "of that between their attention scores (default: 0)"),
-        ("intermediate-epochs", int, "N", "epochs before the others for these three (default: 0)"),
-    ):
-        group.add_argument(f"--{name}", type=kind, metavar=metavar, help=text)
+    declare(group, Distillation)
 
 
 def distillation(arguments: argparse.Namespace) -> Distillation | None:
@@ -235,35 +153,6 @@ def distillation(arguments: argparse.Namespace) -> Distillation | None:
         flag = next(iter(given)).replace("_", "-")
         raise InputError(f"--{flag}: there is no --teacher to learn from")
     return None
-
-
-def add_numbers(group: argparse._ArgumentGroup, options: tuple[tuple[str, str, str], ...]) -> None:
-    """Adds options of the configuration that take a value: name, metavar and help of each."""
-    for name, metavar, text in options:
-        group.add_argument(
-            f"--{name.replace('_', '-')}", type=OPTIONS[name], metavar=metavar, help=text
-        )
-
-
-def add_beam(group: argparse._ArgumentGroup) -> None:
-    """Adds the options that say what runs the Beam jobs, and how."""
-    group.add_argument("--beam-runner", choices=BEAM_RUNNERS, help="(default: in_memory)")
-    add_numbers(
-        group,
-        (
-            ("beam_workers", "N", "workers; what one is, each engine says: see docs/beam.md"),
-            ("beam_job_endpoint", "HOST:PORT", "portable: the job service"),
-            ("beam_job_timeout", "N", "portable: seconds that a job may take (default: 3600)"),
-            (
-                "beam_environment",
-                "KIND=VALUE",
-                "portable, flink, spark: what the workers are: loopback, external=HOST:PORT of a "
-                "worker pool, docker=IMAGE or process=COMMAND",
-            ),
-            ("beam_master", "URL", "flink, spark: the master"),
-            ("beam_job_server_jar", "FILE", "flink, spark: Beam's job server"),
-        ),
-    )
 
 
 def collect(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -316,14 +205,6 @@ def with_sample(options: dict[str, Any]) -> dict[str, Any]:
         if "pretrained" not in options:
             options = {"vocab": str(SAMPLE / "vocab.txt"), **options}
     return options
-
-
-def _model_name(text: str) -> str:
-    """Understands the spelling of the command's forerunner, too."""
-    name = {"distillbert": "distilbert"}.get(text, text)
-    if name not in MODELS:
-        raise argparse.ArgumentTypeError(f"{text!r}: choose from {', '.join(MODELS)}")
-    return name
 
 
 def _own_task_fields(given: dict[str, Any], data: str | None) -> dict[str, Any]:

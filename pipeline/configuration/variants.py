@@ -11,10 +11,10 @@ from bert_tfx.modeling.training.recipes import Recipe
 from bert_tfx.pipeline.configuration.kinds import (
     check_options,
     fields_of,
-    kinds_of,
     read_json_option,
 )
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.options import kinds_of
 
 TEACHER, CONTROL, STUDENT = "Teacher", "Control", "Trainer"
 """The nodes that train. What goes on is the student, which without a teacher is all there is."""

@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from bert_tfx.pipeline.process.exit_codes import ExitCode
 from bert_tfx.schema.errors import InputError
+from bert_tfx.schema.options import option
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +64,12 @@ class Hooks:
             go unencrypted, or the time is not positive.
     """
 
-    notify_command: str | None = None
-    notify_url: str | None = None
-    notify_token_file: str | None = None
-    notify_timeout: float = 30.0
+    notify_command: str | None = option(
+        "called without a shell, with JSON on stdin", None, metavar="COMMAND"
+    )
+    notify_url: str | None = option("JSON is posted there", None, metavar="URL")
+    notify_token_file: str | None = option("the bearer token to show there", None, metavar="FILE")
+    notify_timeout: float = option("seconds that a try may take (default: 30)", 30.0)
 
     def __post_init__(self) -> None:
         """Checks everything, so that no run begins that cannot tell its end."""
@@ -104,7 +107,7 @@ class Hooks:
             (self.notify_command, "--notify-command", lambda: self._call(body, message)),
             (self.notify_url, "--notify-url", lambda: self._post(body)),
         )
-        for wanted, option, teller in tellers:
+        for wanted, flag, teller in tellers:
             if wanted is None:
                 continue
             try:
@@ -113,7 +116,7 @@ class Hooks:
             except (Exception, KeyboardInterrupt) as error:
                 failure = f"{type(error).__name__}: {error}"
             if failure:
-                logger.warning("%s: %s", option, failure)
+                logger.warning("%s: %s", flag, failure)
 
     def _words(self) -> list[str]:
         try:
