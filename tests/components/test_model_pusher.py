@@ -32,6 +32,8 @@ from bert_tfx.components.model_pusher.version_folder import (
 from bert_tfx.schema import locks
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.files import move
+from bert_tfx.serving.client import Client
+from bert_tfx.serving.server.process import free_port
 
 
 def module_of(path: pathlib.Path):
@@ -668,7 +670,7 @@ def test_files_that_are_gone_when_the_server_is_asked_are_told(serving, execute,
 
 
 @pytest.mark.slow
-def test_local_server_is_asked_over_tls(tmp_path, serving, execute, certificates, start):
+def test_local_server_is_asked(tmp_path, serving, execute, start):
     """A model that is one, on the server that comes with the project."""
     from bert_tfx.modeling.export import saved_model
 
@@ -679,34 +681,23 @@ def test_local_server_is_asked_over_tls(tmp_path, serving, execute, certificates
         )
     execute("old")
     (old,) = pushed_versions(str(serving))
-    port_file, log = tmp_path / "port", tmp_path / "log"
+    target, log = f"127.0.0.1:{free_port()}", tmp_path / "log"
     with log.open("w") as written:
         process = start(
-            *("serve", "--model", serving, "--port", 0, "--port-file", port_file),
-            *("--poll-seconds", 0.1, "--tls-cert", certificates["server_cert"]),
-            *("--tls-key", certificates["server_key"], "--tls-client-ca", certificates["ca"]),
+            *("serve", "--model", serving, "--port", target.partition(":")[2]),
             stdout=written,
             stderr=written,
         )
     try:
-        until = time.monotonic() + 60
-        while not port_file.exists():
-            assert process.poll() is None and time.monotonic() < until, log.read_text()
-            time.sleep(0.05)
-        asked = {
-            "server": f"127.0.0.1:{port_file.read_text().strip()}",
-            "model_name": "model",
-            "server_timeout": 60.0,
-            "server_tls_ca": certificates["ca"],
-            "server_tls_cert": certificates["client_cert"],
-            "server_tls_key": certificates["client_key"],
-        }
+        with Client(target, timeout=60) as client:
+            client.wait_until_ready(60)
+        asked = {"server": target, "model_name": "model", "server_timeout": 60.0}
         execute("new", **asked)
         _, new = pushed_versions(str(serving))
         record = json.loads((serving / str(new) / "served.json").read_text(encoding="utf-8"))
         assert record["server"] == asked["server"]
-        wrong = {"server_tls_ca": certificates["other_ca"], "server_timeout": 2.0}
-        with pytest.raises(InputError, match=r"was taken back.*not loaded.*certificate"):
+        wrong = {"model_name": "other", "server_timeout": 2.0}
+        with pytest.raises(InputError, match=r"was taken back.*there is no model 'other'"):
             execute("third", **asked | wrong)
         assert pushed_versions(str(serving)) == [old, new]
     finally:
