@@ -96,5 +96,5 @@ setup(
             "wheel",
         ],
     },
-    entry_points={"console_scripts": ["bert-tfx = bert_tfx.pipeline.cli:main"]},
+    entry_points={"console_scripts": ["bert-tfx = bert_tfx.pipeline.commands.cli:main"]},
 )

@@ -231,7 +231,7 @@ class Bench:
         if self._is_trained(name):
             return
         print(f"{time.strftime('%H:%M:%S')} {name}", flush=True)
-        train = [sys.executable, "-m", "bert_tfx.pipeline.cli", "train", *command]
+        train = [sys.executable, "-m", "bert_tfx.pipeline.commands.cli", "train", *command]
         start = time.monotonic()
         subprocess.run(train, check=True, stdout=sys.stderr)
         print(f"{time.strftime('%H:%M:%S')} {time.monotonic() - start:.0f} s", flush=True)

@@ -63,7 +63,7 @@ def _ours(
 ) -> list[float]:
     """Returns each seed's accuracy after the last epoch."""
     command = [
-        *(sys.executable, "-m", "bert_tfx.pipeline.cli", "train"),
+        *(sys.executable, "-m", "bert_tfx.pipeline.commands.cli", "train"),
         *("--task", "sst2", "--data", data, "--save-dir", model, "--pretrained", pretrained),
         *("--epochs", arguments.epochs, "--patience", arguments.epochs),
         *("--batch-size", arguments.batch_size, "--lr", arguments.learning_rate),

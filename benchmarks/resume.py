@@ -49,7 +49,7 @@ def main() -> int:
 
 def _train(model: pathlib.Path, options: list[str], kill_after: float | None = None) -> float:
     """Trains, or goes on training; returns the seconds until the end or the kill."""
-    command = [sys.executable, "-m", "bert_tfx.pipeline.cli", "train", "--save-dir", model]
+    command = [sys.executable, "-m", "bert_tfx.pipeline.commands.cli", "train", "--save-dir", model]
     start = time.monotonic()
     process = subprocess.Popen([*map(str, command), *options], stdout=subprocess.DEVNULL)
     try:

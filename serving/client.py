@@ -19,9 +19,9 @@ import grpc.aio
 
 from bert_tfx.schema.errors import InputError
 from bert_tfx.serving import DEFAULT_MODEL
-from bert_tfx.serving.errors import ServingError
 from bert_tfx.serving.protocol import connection
 from bert_tfx.serving.protocol.connection import Tls
+from bert_tfx.serving.protocol.errors import ServingError
 from bert_tfx.serving.protocol.messages import METHODS, Method
 from bert_tfx.serving.protocol.model_api import (
     ModelApi,

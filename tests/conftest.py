@@ -32,7 +32,7 @@ def start() -> Callable[..., subprocess.Popen]:
         # Folders on PYTHONPATH come before the editable install.
         path = {"PYTHONPATH": str(package.parent)} if package else {}
         return subprocess.Popen(
-            [sys.executable, "-m", "bert_tfx.pipeline.cli", *map(str, arguments)],
+            [sys.executable, "-m", "bert_tfx.pipeline.commands.cli", *map(str, arguments)],
             env=os.environ | path,
             text=True,
             **options,

@@ -104,7 +104,7 @@ def _verify(folder: VersionFolder, pushed: Pushed, exec_properties: Mapping[str,
         InputError: If the server does not serve it.
     """
     from bert_tfx.components.model_pusher.verification import Server, ask_for_version
-    from bert_tfx.serving.errors import ServingError
+    from bert_tfx.serving.protocol.errors import ServingError
 
     server = Server(
         exec_properties["server"],

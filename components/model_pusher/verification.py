@@ -6,8 +6,8 @@ import time
 from bert_tfx.schema.tasks import TEXT_B
 from bert_tfx.serving import DEFAULT_MODEL
 from bert_tfx.serving.client import Client, Tls
-from bert_tfx.serving.errors import BadAnswer, DeadlineExceeded, ServerFailed, ServingError
 from bert_tfx.serving.protocol.connection import bearer_metadata, check_address, read_token
+from bert_tfx.serving.protocol.errors import BadAnswer, DeadlineExceeded, ServerFailed, ServingError
 from bert_tfx.serving.protocol.model_api import SERVE_TEXT
 
 # Invented, in the languages of the published tasks.

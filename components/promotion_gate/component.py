@@ -13,7 +13,7 @@ from tfx.types import component_spec, standard_artifacts
 
 from bert_tfx.components.promotion_gate import executor
 from bert_tfx.components.promotion_gate.limits import PromotionLimits
-from bert_tfx.components.variant_gate.component import VariantFindings
+from bert_tfx.components.variant_findings import VariantFindings
 from bert_tfx.schema.fingerprint import source_fingerprint
 from bert_tfx.schema.tasks import Task
 

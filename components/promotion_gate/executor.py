@@ -16,7 +16,7 @@ from bert_tfx.components.exported_model import exported_model
 from bert_tfx.components.predictor.predictions import read_predictions
 from bert_tfx.components.promotion_gate.decision import decide
 from bert_tfx.components.promotion_gate.limits import PromotionLimits
-from bert_tfx.components.variant_gate.limits import FINDINGS_FILE
+from bert_tfx.components.variant_findings import FINDINGS_FILE
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import EVAL, SOURCE_ROW, Task
 

@@ -12,7 +12,7 @@ from bert_tfx.components.promotion_gate.component import PromotionDecision
 from bert_tfx.components.report import artifacts, executor, page
 from bert_tfx.components.serving_gate.component import ServingFindings
 from bert_tfx.components.token_gate.component import TokenGateReport
-from bert_tfx.components.variant_gate.component import VariantFindings
+from bert_tfx.components.variant_findings import VariantFindings
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.fingerprint import file_fingerprint, source_fingerprint
 

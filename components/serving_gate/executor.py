@@ -32,7 +32,7 @@ from bert_tfx.components.serving_gate.requests import (
 )
 from bert_tfx.components.serving_gate.served import as_row, measure_in_turns
 from bert_tfx.schema.tasks import EVAL
-from bert_tfx.serving.errors import BadAnswer, ServingError
+from bert_tfx.serving.protocol.errors import BadAnswer, ServingError
 from bert_tfx.serving.protocol.model_api import SERVE_TEXT
 from bert_tfx.serving.server.process import (
     ServerProcess,

@@ -14,7 +14,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from bert_tfx.components.predictor.predictions import CANDIDATE, probabilities_feature
 from bert_tfx.schema.tasks import TEXT_A, TEXT_B
 from bert_tfx.serving import DEFAULT_MODEL
-from bert_tfx.serving.errors import BadAnswer
+from bert_tfx.serving.protocol.errors import BadAnswer
 from bert_tfx.serving.protocol.model_api import SERVE_TEXT
 
 SERVING_DEFAULT = "serving_default"

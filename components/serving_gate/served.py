@@ -7,8 +7,8 @@ from concurrent import futures
 from typing import Any
 
 from bert_tfx.serving.client import Row
-from bert_tfx.serving.errors import ServingError
 from bert_tfx.serving.load import Load, measure
+from bert_tfx.serving.protocol.errors import ServingError
 from bert_tfx.serving.server.process import ServerProcess, one_model_server
 
 MEASURED_BATCHES = (1, 32)

@@ -12,16 +12,11 @@ from tfx import types
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import component_spec, standard_artifacts
 
+from bert_tfx.components.variant_findings import VariantFindings
 from bert_tfx.components.variant_gate import executor
 from bert_tfx.components.variant_gate.limits import VariantLimits
 from bert_tfx.schema.fingerprint import source_fingerprint
 from bert_tfx.schema.tasks import Task
-
-
-class VariantFindings(types.Artifact):
-    """What VariantGate found, as `findings.json`."""
-
-    TYPE_NAME = "VariantFindings"
 
 
 class VariantGateSpec(component_spec.ComponentSpec):

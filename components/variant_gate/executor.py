@@ -38,6 +38,7 @@ from bert_tfx.components.serving_gate.requests import (
     largest_difference,
 )
 from bert_tfx.components.serving_gate.served import all_served, as_row, measure_in_turns
+from bert_tfx.components.variant_findings import FINDINGS_FILE
 from bert_tfx.components.variant_gate.judgement import (
     BEFORE,
     VARIANT,
@@ -45,10 +46,10 @@ from bert_tfx.components.variant_gate.judgement import (
     judge,
     unusable,
 )
-from bert_tfx.components.variant_gate.limits import FINDINGS_FILE, VARIANT_NAME, VariantLimits
+from bert_tfx.components.variant_gate.limits import VARIANT_NAME, VariantLimits
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import EVAL, SOURCE_ROW, Task
-from bert_tfx.serving.errors import BadAnswer, ServingError
+from bert_tfx.serving.protocol.errors import BadAnswer, ServingError
 from bert_tfx.serving.server.process import ServerProcess
 
 _logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""What VariantGate holds a smaller model to, and what it writes. Plain Python."""
+"""What VariantGate holds a smaller model to. Plain Python."""
 
 import dataclasses
 import json
@@ -7,7 +7,6 @@ from bert_tfx.schema.errors import InputError
 
 MAX_COMPRESSIONS = 16
 """So many steps of a compression have a place in a report."""
-FINDINGS_FILE = "findings.json"
 VARIANT_NAME = "variant"
 """Custom property of a model that VariantGate let go on: the step that made it."""
 

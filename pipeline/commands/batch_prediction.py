@@ -166,7 +166,7 @@ class _AnswerPart(beam.DoFn):
 
     def setup(self) -> None:
         """Loads the model, once a worker."""
-        from bert_tfx.serving.server.saved_model import load_model
+        from bert_tfx.serving.server.loading import load_model
 
         self._loaded = load_model(self._model.path, self._backend)
 

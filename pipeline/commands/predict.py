@@ -130,8 +130,8 @@ def run(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
     from bert_tfx.serving.client import Client, Tls
-    from bert_tfx.serving.errors import BadRequest, ModelNotFound, NotAllowed, ServingError
     from bert_tfx.serving.protocol.connection import read_token
+    from bert_tfx.serving.protocol.errors import BadRequest, ModelNotFound, NotAllowed, ServingError
 
     tls = None
     if arguments.tls or any(
@@ -208,8 +208,8 @@ def _answer_here(
 
     from bert_tfx.serving.protocol.model_api import paired_rows
     from bert_tfx.serving.server.answers import predict
+    from bert_tfx.serving.server.loading import load_model
     from bert_tfx.serving.server.refused import Refused
-    from bert_tfx.serving.server.saved_model import load_model
 
     rows = paired_rows(*_texts(arguments))
     try:

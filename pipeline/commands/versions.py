@@ -152,7 +152,7 @@ def _prune(arguments: argparse.Namespace) -> int:
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
         from bert_tfx.serving.client import Client
-        from bert_tfx.serving.errors import ServingError
+        from bert_tfx.serving.protocol.errors import ServingError
 
         try:
             with Client(arguments.server, arguments.model, timeout=_SERVER_TIMEOUT) as client:

@@ -21,8 +21,8 @@ from bert_tfx.schema.locks import lock
 from bert_tfx.schema.rows import Misfit
 from bert_tfx.schema.tasks import TEXT_A, TEXT_B
 from bert_tfx.serving.client import Client
-from bert_tfx.serving.errors import BadAnswer
 from bert_tfx.serving.files.tsv_table import Table, answered_line, check_target
+from bert_tfx.serving.protocol.errors import BadAnswer
 from bert_tfx.serving.protocol.model_api import SERVE_TEXT, Prediction
 
 # Rows that a kill may lose, to be asked for again.

@@ -18,7 +18,8 @@ import grpc
 
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TEXT_A, TEXT_B
-from bert_tfx.serving.errors import (
+from bert_tfx.serving.protocol import messages
+from bert_tfx.serving.protocol.errors import (
     BadAnswer,
     BadRequest,
     DeadlineExceeded,
@@ -29,7 +30,6 @@ from bert_tfx.serving.errors import (
     ServingError,
     Unavailable,
 )
-from bert_tfx.serving.protocol import messages
 from bert_tfx.serving.protocol.messages import Method
 from bert_tfx.serving.protocol.tensors import (
     bools_of,

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from bert_tfx.serving import DEFAULT_MODEL
 from bert_tfx.serving.backends import TENSORFLOW, check_model
 from bert_tfx.serving.client import Client
-from bert_tfx.serving.errors import DeadlineExceeded, ServerFailed, ServingError
+from bert_tfx.serving.protocol.errors import DeadlineExceeded, ServerFailed, ServingError
 
 TF_SERVING = "tensorflow_model_server"
 LOCAL_SERVER = "bert-tfx serve"
@@ -154,7 +154,7 @@ def _command(program: str, base_path: str, port: int, max_rows: int) -> Sequence
             "--max_num_load_retries=0",
         ]
     return [
-        *(sys.executable, "-m", "bert_tfx.pipeline.cli", "serve"),
+        *(sys.executable, "-m", "bert_tfx.pipeline.commands.cli", "serve"),
         *("--model", base_path, "--name", DEFAULT_MODEL, "--port", str(port)),
         *("--max-batch-size", str(max_rows)),
     ]

@@ -19,8 +19,6 @@ from tensorflow.core.example import example_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, rewriter_config_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
-from bert_tfx.serving.backends import TENSORFLOW, check_model
-from bert_tfx.serving.int8_products import check_export
 from bert_tfx.serving.protocol.model_api import SERVE_TEXT, Signature, TensorSpec
 from bert_tfx.serving.server.inputs import (
     EXAMPLES,
@@ -220,28 +218,6 @@ class SavedModel:
                 examples = np.empty(rows, object)
                 examples[:] = [_example(dict.fromkeys(texts, text)) for text in column]
                 yield SERVING_DEFAULT, {EXAMPLES: examples}
-
-
-def load_model(path: str, backend: str = TENSORFLOW) -> SavedModel:
-    """Loads an exported model.
-
-    Args:
-        path: Its folder.
-        backend: What runs it, one of `BACKENDS`.
-
-    Raises:
-        InputError: If the backend cannot run it here.
-        Exception: Of many kinds, if it cannot be loaded.
-    """
-    check_model(path, backend)
-    if backend == TENSORFLOW:
-        check_export(path)
-        return SavedModel(path)
-
-    # It is a SavedModel itself.
-    from bert_tfx.serving.server.onnx_model import OnnxModel
-
-    return OnnxModel(path)
 
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode if code is not grpc.StatusCode.UNKNOWN}

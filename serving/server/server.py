@@ -123,7 +123,8 @@ def serve(options: ServerOptions, announce: Callable[[str], None]) -> bool:
 
         from bert_tfx.serving.server import services
         from bert_tfx.serving.server.compute import Compute
-        from bert_tfx.serving.server.saved_model import SavedModel, load_model
+        from bert_tfx.serving.server.loading import load_model
+        from bert_tfx.serving.server.saved_model import SavedModel
         from bert_tfx.serving.server.versions import Version, Versions
 
         is_healthy = health.HealthServicer(experimental_non_blocking=True)

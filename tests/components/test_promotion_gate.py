@@ -12,7 +12,7 @@ from bert_tfx.components.promotion_gate import executor
 from bert_tfx.components.promotion_gate.component import PromotionDecision, PromotionGate
 from bert_tfx.components.promotion_gate.decision import Decision
 from bert_tfx.components.promotion_gate.limits import PromotionLimits
-from bert_tfx.components.variant_gate.component import VariantFindings
+from bert_tfx.components.variant_findings import VariantFindings
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TASKS
 

@@ -11,14 +11,14 @@ from sklearn import metrics
 from tfx import types
 from tfx.types import channel_utils, standard_artifacts
 
+from bert_tfx.components import variant_findings
 from bert_tfx.components.promotion_gate import executor as promotion_gate
 from bert_tfx.components.report import artifacts, component, executor, page
 from bert_tfx.components.report.component import Report, RunReport
 from bert_tfx.components.report.content import RunFacts, read_content
 from bert_tfx.components.report.figures import comparison_figures, report_figures
 from bert_tfx.components.serving_gate import executor as serving_gate
-from bert_tfx.components.variant_gate import limits as variant_gate
-from bert_tfx.components.variant_gate.component import VariantFindings
+from bert_tfx.components.variant_findings import VariantFindings
 from bert_tfx.modeling import training_run
 from bert_tfx.modeling.checkpoints import files
 from bert_tfx.schema.errors import InputError
@@ -48,7 +48,7 @@ def content(tmp_path):
 def test_names_of_files_are_those_that_the_components_write():
     assert artifacts.DECISION_FILE == promotion_gate.DECISION_FILE
     assert artifacts.FINDINGS_FILE == serving_gate.FINDINGS_FILE
-    assert artifacts.FINDINGS_FILE == variant_gate.FINDINGS_FILE
+    assert artifacts.FINDINGS_FILE == variant_findings.FINDINGS_FILE
     assert artifacts.HISTORY_FILE == training_run.HISTORY_FILE
     assert artifacts.MODEL_FILE == files.MODEL_FILE
 

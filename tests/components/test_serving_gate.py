@@ -15,8 +15,8 @@ from bert_tfx.components.serving_gate import executor, requests, served
 from bert_tfx.components.serving_gate.component import ServingFindings
 from bert_tfx.components.serving_gate.limits import ServingLimits
 from bert_tfx.schema.errors import InputError
-from bert_tfx.serving.errors import BadAnswer
 from bert_tfx.serving.load import Load
+from bert_tfx.serving.protocol.errors import BadAnswer
 from bert_tfx.serving.protocol.model_api import SERVE_TEXT
 
 LABELS = ["0", "1"]

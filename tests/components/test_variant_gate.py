@@ -18,9 +18,9 @@ from bert_tfx.components.data_gate import checks
 from bert_tfx.components.data_gate.component import DataGateReport
 from bert_tfx.components.predictor import executor as predictor
 from bert_tfx.components.serving_gate import served
+from bert_tfx.components.variant_findings import FINDINGS_FILE, VariantFindings
 from bert_tfx.components.variant_gate import executor
-from bert_tfx.components.variant_gate.component import VariantFindings
-from bert_tfx.components.variant_gate.limits import FINDINGS_FILE, VARIANT_NAME, VariantLimits
+from bert_tfx.components.variant_gate.limits import VARIANT_NAME, VariantLimits
 from bert_tfx.schema.errors import InputError
 from bert_tfx.schema.tasks import TASKS
 

@@ -14,7 +14,7 @@ import grpc
 import pytest
 import yaml
 
-from bert_tfx.pipeline import cli
+from bert_tfx.pipeline.commands import cli
 from bert_tfx.serving.protocol import messages
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

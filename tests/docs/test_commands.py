@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from bert_tfx.pipeline import cli
+from bert_tfx.pipeline.commands import cli
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = [

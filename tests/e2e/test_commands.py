@@ -261,7 +261,7 @@ def test_two_workers_take_the_steps_of_one(command, folder):
     workers = []
     for index in range(2):
         environment = {"TF_CONFIG": json.dumps({"cluster": cluster, "task": worker(index)})}
-        program = [sys.executable, "-m", "bert_tfx.pipeline.cli", *map(str, arguments)]
+        program = [sys.executable, "-m", "bert_tfx.pipeline.commands.cli", *map(str, arguments)]
         program += ["--distribution", "multi_worker", "--save_dir", str(folder / "together")]
         workers.append(
             subprocess.Popen(

@@ -50,7 +50,7 @@ def fingerprints(package: pathlib.Path) -> dict[str, str]:
         ("components/data_gate/executor.py", {DATA_GATE}),
         ("schema/tfdv_schema.py", {DATA_GATE}),
         ("schema/tasks.py", set(MODULES)),
-        ("pipeline/cli.py", set()),
+        ("pipeline/commands/cli.py", set()),
         ("serving/__init__.py", set()),
     ],
 )

@@ -11,9 +11,8 @@ import grpc
 import pytest
 
 from bert_tfx.schema.errors import InputError
-from bert_tfx.serving import errors
 from bert_tfx.serving.client import AsyncClient, Client, Prediction, Tls
-from bert_tfx.serving.protocol import connection, messages, model_api
+from bert_tfx.serving.protocol import connection, errors, messages, model_api
 
 
 class AwaitedClient:

@@ -19,7 +19,7 @@ import asyncio, sys, time, warnings
 warnings.simplefilter("error")
 begun = time.perf_counter()
 from bert_tfx.serving.client import AsyncClient, Client
-from bert_tfx.serving.errors import BadRequest, ModelNotFound
+from bert_tfx.serving.protocol.errors import BadRequest, ModelNotFound
 seconds = time.perf_counter() - begun
 import google.protobuf
 

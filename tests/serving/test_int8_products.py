@@ -8,7 +8,7 @@ ASK = """
 import sys
 import numpy as np
 from bert_tfx.schema.errors import InputError
-from bert_tfx.serving.server.saved_model import load_model
+from bert_tfx.serving.server.loading import load_model
 
 path, backend = sys.argv[1:]
 try:

@@ -15,7 +15,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from bert_tfx.modeling.export import saved_model
 from bert_tfx.serving.client import AsyncClient, Client
-from bert_tfx.serving.errors import BadRequest, DeadlineExceeded, ModelNotFound
+from bert_tfx.serving.protocol.errors import BadRequest, DeadlineExceeded, ModelNotFound
 from bert_tfx.serving.protocol.model_api import TensorSpec
 from bert_tfx.serving.server import process as server_process
 from bert_tfx.serving.server.process import LOCAL_SERVER, TF_SERVING
@@ -252,7 +252,7 @@ MEANS = {{
 given = dict(argument.split("=", 1) for argument in sys.argv[1:])
 pathlib.Path(__file__).with_suffix(".flags").write_text("\\n".join(sys.argv[1:]))
 options = [f"{{MEANS[flag]}}={{value}}" for flag, value in given.items() if MEANS[flag]]
-command = [sys.executable, "-m", "bert_tfx.pipeline.cli", "serve", *options]
+command = [sys.executable, "-m", "bert_tfx.pipeline.commands.cli", "serve", *options]
 os.execv(sys.executable, command)
 """
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import absl.logging
 import pytest
 
-from bert_tfx.pipeline import cli
+from bert_tfx.pipeline.commands import cli
 
 
 class Done(NamedTuple):

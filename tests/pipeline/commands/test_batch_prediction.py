@@ -9,7 +9,8 @@ from bert_tfx.components.exported_model import read_exported_model
 from bert_tfx.pipeline.commands import batch_prediction
 from bert_tfx.pipeline.configuration.beam_engine import BeamEngine
 from bert_tfx.schema.errors import InputError
-from bert_tfx.serving.server.saved_model import SavedModel, load_model, register_text_ops
+from bert_tfx.serving.server.loading import load_model
+from bert_tfx.serving.server.saved_model import SavedModel, register_text_ops
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import urllib.parse
 
 import pytest
 
-from bert_tfx.pipeline import cli
+from bert_tfx.pipeline.commands import cli
 from bert_tfx.pipeline.orchestrators.kubeflow import client as kubeflow_client
 
 PIPELINE = {

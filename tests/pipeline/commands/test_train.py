@@ -9,8 +9,7 @@ import pytest
 from bert_tfx.modeling import training_run
 from bert_tfx.modeling.export.teacher_files import find_teacher
 from bert_tfx.modeling.export.trained_model import load_trained_model
-from bert_tfx.pipeline import cli
-from bert_tfx.pipeline.commands import train
+from bert_tfx.pipeline.commands import cli, train
 from bert_tfx.pipeline.configuration import options
 from bert_tfx.pipeline.configuration.config import make_config
 

@@ -9,8 +9,7 @@ import pytest
 
 from bert_tfx.components.model_pusher.lock import exclusive
 from bert_tfx.components.model_pusher.version_folder import Origin, VersionFolder
-from bert_tfx.pipeline import cli
-from bert_tfx.pipeline.commands import versions
+from bert_tfx.pipeline.commands import cli, versions
 from bert_tfx.serving import client
 
 

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from bert_tfx.modeling.training.recipes import RECIPES
-from bert_tfx.pipeline import cli
+from bert_tfx.pipeline.commands import cli
 from bert_tfx.pipeline.configuration import options
 from bert_tfx.pipeline.configuration.config import make_config
 

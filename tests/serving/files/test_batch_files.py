@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bert_tfx.schema.errors import InputError
-from bert_tfx.serving import errors
 from bert_tfx.serving.client import Client
 from bert_tfx.serving.files.batch_files import Written, predict_file
+from bert_tfx.serving.protocol import errors
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from bert_tfx.modeling.export import saved_model
 from bert_tfx.modeling.export.trained_model import TrainedModel
 from bert_tfx.schema.tasks import TASKS
 from bert_tfx.serving.client import Client
-from bert_tfx.serving.errors import BadRequest
+from bert_tfx.serving.protocol.errors import BadRequest
 from bert_tfx.serving.server.saved_model import SavedModel
 
 TEXTS = ["a good film", "the room was dreadful", "", "好", "good " * 30]

@@ -13,9 +13,9 @@ from bert_tfx.serving import backends
 from bert_tfx.serving.backends import ONNX, ONNX_FILE, TENSORFLOW, check_model, has_onnx
 from bert_tfx.serving.client import Client
 from bert_tfx.serving.server import onnx_model
+from bert_tfx.serving.server.loading import load_model
 from bert_tfx.serving.server.process import LOCAL_SERVER, one_model_server
 from bert_tfx.serving.server.refused import Refused
-from bert_tfx.serving.server.saved_model import load_model
 
 TEXTS = ["a good film", "the room was dreadful", "", "好", "good " * 30]
 

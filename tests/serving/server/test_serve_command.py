@@ -12,8 +12,8 @@ from bert_tfx.pipeline.commands import serve
 from bert_tfx.schema.errors import InputError
 from bert_tfx.serving import backends
 from bert_tfx.serving.client import Client
-from bert_tfx.serving.errors import ModelNotFound
 from bert_tfx.serving.protocol import messages
+from bert_tfx.serving.protocol.errors import ModelNotFound
 
 
 @pytest.fixture

@@ -32,13 +32,13 @@ from tensorflow_serving.apis import (
 )
 
 from bert_tfx.serving.client import AsyncClient, Client
-from bert_tfx.serving.errors import (
+from bert_tfx.serving.protocol import messages
+from bert_tfx.serving.protocol.errors import (
     BadRequest,
     DeadlineExceeded,
     ModelNotFound,
     Unavailable,
 )
-from bert_tfx.serving.protocol import messages
 
 MAIN = """
 import argparse, sys

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from bert_tfx.pipeline import cli
+from bert_tfx.pipeline.commands import cli
 from bert_tfx.pipeline.configuration.config import OPTIONS, make_config
 from bert_tfx.pipeline.configuration.options import collect
 from bert_tfx.pipeline.process.exit_codes import MEANINGS, OF_A_RUN, ExitCode, explain
